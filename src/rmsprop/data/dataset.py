@@ -1,0 +1,295 @@
+"""The Dataset record, and the one road to it: split by seed, then scale by the training rows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KINDS = ("binary", "multiclass", "regression")
+PARTS = ("train", "validation", "test")
+
+# One fifth of the rows each for test and validation; where the test rows are given, validation
+# takes one sixth of the training rows, which for MNIST is the usual 50,000 and 10,000.
+FOLDS, FOLDS_BESIDE_TEST = 5, 6
+
+Rows = tuple[np.ndarray, np.ndarray]  # x as read (n, features) or (n, height, width), y (n,)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows to train on or to be judged by.
+
+    Args:
+        x: inputs, (n, features) float32, C-contiguous.
+        y: labels, (n,) int64; or targets of a regression, (n, 1) float32.
+
+    >>> import numpy as np
+    >>> Split(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
+    Split(3 rows, 2 features)
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} rows, {self.x.shape[1]} features)"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of one data set, and where they come from.
+
+    Args:
+        name: a short name for titles.
+        train, validation, test: the splits.
+        kind: "binary", "multiclass" or "regression".
+        classes: names as text, label i is classes[i]; empty for a regression.
+        image_shape: (height, width) where the rows are images, else None.
+        provenance: JSON-able: source, licence, files with SHA-256, rows, split, seed, scaling.
+        images: the test rows before scaling, (n, height, width), to draw; None without images.
+
+    >>> from rmsprop.data import load
+    >>> load("digits")
+    Dataset('digits', multiclass, 64 features, 10 outputs, rows 1079/359/359)
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    kind: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int] | None
+    provenance: dict[str, Any]
+    images: np.ndarray | None = None
+
+    @property
+    def features(self) -> int:
+        """Number of input columns."""
+        return self.train.x.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs a model needs: one a class, but 1 for binary and regression."""
+        return len(self.classes) if self.kind == "multiclass" else 1
+
+    def __repr__(self) -> str:
+        plural = "" if self.outputs == 1 else "s"
+        rows = "/".join(str(len(part)) for part in (self.train, self.validation, self.test))
+        return (
+            f"Dataset({self.name!r}, {self.kind}, {self.features} features, "
+            f"{self.outputs} output{plural}, rows {rows})"
+        )
+
+
+def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Index arrays of one shuffled pass over n rows; the last may be short.
+
+    Args:
+        n: number of rows; 0 gives no batch.
+        batch_size: rows a batch, at least 1.
+        rng: draws the order; the same state gives the same batches.
+
+    Raises:
+        ValueError: batch_size below 1, or n below 0.
+
+    >>> import numpy as np
+    >>> [len(rows) for rows in batches(10, 4, np.random.default_rng(0))]
+    [4, 4, 2]
+    """
+    if batch_size < 1 or n < 0:
+        raise ValueError(
+            f"batches needs batch_size >= 1 and n >= 0, got batch_size={batch_size}, n={n}."
+        )
+    order = rng.permutation(n)
+    return (order[start : start + batch_size] for start in range(0, n, batch_size))
+
+
+def build(
+    name: str,
+    kind: str,
+    classes: tuple[str, ...],
+    train: Rows,
+    test: Rows | None = None,
+    validation: Rows | None = None,
+    *,
+    seed: int,
+    source: str,
+    licence: str | None = None,
+    files: Mapping[str, str] | None = None,
+    scale: bool = True,
+) -> Dataset:
+    """A Dataset from rows as read: split first, then scaled by what the training rows say.
+
+    Args:
+        name, kind, classes: as in Dataset.
+        train: (x, y), x (n, features) or (n, height, width) of any real dtype and finite, y (n,)
+            int64 labels into classes, or real targets.
+        test: rows kept as the test split; None takes a fifth of train, and a fifth for validation.
+        validation: rows kept for validation; None beside test takes a sixth of train.
+        seed: decides the split, alone.
+        source, licence, files: for provenance; files maps a name to its SHA-256.
+        scale: False leaves x as it is.
+
+    Raises:
+        ValueError: too few rows of a class to split, a class without training rows, or values that
+            overflow float32.
+
+    >>> import numpy as np
+    >>> x, y = np.arange(20.0).reshape(10, 2), np.array([0, 1] * 5)
+    >>> build("ten", "binary", ("no", "yes"), (x, y), seed=0, source="example").test
+    Split(2 rows, 2 features)
+    """
+    parts, how = _split(kind, classes, seed, train, test, validation)
+    absent = [c for i, c in enumerate(classes) if not np.any(parts["train"][1] == i)]
+    if absent:
+        raise ValueError(
+            f"Each class needs training rows, but there are none of {', '.join(absent)}. "
+            "Add some, or drop the rows of this class from the other splits."
+        )
+    first = parts["train"][0]
+    raw = {part: x for part, (x, _) in parts.items()}
+    xs, scaling = _scale_pixels(raw) if first.ndim == 3 else _scale_columns(raw, scale)
+    splits = {}
+    for part, (_, y) in parts.items():
+        require_finite(f"{part} x as scaled float32", xs[part])
+        splits[part] = Split(np.ascontiguousarray(xs[part]), _column(part, y, kind))
+    provenance = {
+        "source": source,
+        "licence": licence,
+        "files": dict(files or {}),
+        "rows": {part: len(splits[part]) for part in PARTS},
+        "split": how,
+        "seed": seed,
+        "scaling": scaling,
+    }
+    shape = (int(first.shape[1]), int(first.shape[2])) if first.ndim == 3 else None
+    images = parts["test"][0] if shape else None
+    return Dataset(
+        name, **splits, kind=kind, classes=classes, image_shape=shape, provenance=provenance,
+        images=images,
+    )  # fmt: skip
+
+
+def require_finite(name: str, values: np.ndarray) -> None:
+    """Raise a ValueError that names the first NaN or infinity of values, if there is one.
+
+    >>> import numpy as np
+    >>> require_finite("x", np.array([[1.0, 2.0], [3.0, np.nan]]))
+    Traceback (most recent call last):
+    ValueError: Values must be finite, but x[1, 1] is nan. Mend or drop this row.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        at = np.unravel_index(int(finite.argmin()), values.shape)
+        index = ", ".join(str(i) for i in at)
+        raise ValueError(
+            f"Values must be finite, but {name}[{index}] is {values[at]}. Mend or drop this row."
+        )
+
+
+def _split(
+    kind: str,
+    classes: tuple[str, ...],
+    seed: int,
+    train: Rows,
+    test: Rows | None,
+    validation: Rows | None,
+) -> tuple[dict[str, Rows], str]:
+    """The three parts, and in words how they came about."""
+    if test is not None and validation is not None:
+        return {"train": train, "validation": validation, "test": test}, "all three as given"
+    x, y = train
+    folds = _folds(y, FOLDS if test is None else FOLDS_BESIDE_TEST, kind, classes, seed)
+
+    def take(rows: np.ndarray) -> Rows:
+        return x[rows], y[rows]
+
+    how = "test as given; training 5/6, validation 1/6"
+    if test is None:
+        test, how = take(folds.pop()), "training 60 %, validation 20 %, test 20 %"
+    validation = take(folds.pop())
+    train = take(np.concatenate(folds))
+    stratified = "" if kind == "regression" else ", stratified"
+    parts = {"train": train, "validation": validation, "test": test}
+    return parts, f"{how} by seed{stratified}"
+
+
+def _folds(
+    y: np.ndarray, k: int, kind: str, classes: tuple[str, ...], seed: int
+) -> list[np.ndarray]:
+    """k disjoint, shuffled index arrays that together hold all rows; classes spread evenly.
+
+    Not two calls of train_test_split: on small classes the second one can leave a class out of the
+    validation rows; folds hold at least one row of each class that has k.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold  # here, for it takes a second
+
+    counts = [len(y)] if kind == "regression" else np.bincount(y, minlength=len(classes)).tolist()
+    least = int(np.argmin(counts))
+    if counts[least] < k:
+        who = f"Class {classes[least]!r}" if classes else "The data set"
+        each = " of each class" if classes else ""
+        raise ValueError(
+            f"{who} has {counts[least]} rows, but this split needs at least {k}{each}. Add rows, "
+            "drop the class, or give x_train, y_train, x_val, y_val, x_test, y_test in an .npz."
+        )
+    splitter = KFold if kind == "regression" else StratifiedKFold
+    folds = splitter(k, shuffle=True, random_state=seed).split(np.zeros(len(y)), y)
+    rng = np.random.default_rng(seed)  # a fold comes in file order, which may be class by class
+    return [rng.permutation(fold) for _, fold in folds]
+
+
+@np.errstate(all="ignore")  # an overflow is reported, with its place, by require_finite
+def _scale_pixels(raw: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Images by three scalars. A scale a pixel would blow up rare pixels near a constant border."""
+    train = raw["train"]
+    top = max(abs(float(train.min())), abs(float(train.max()))) or 1.0
+    mean = float(train.mean(dtype=np.float64)) / top
+    # A thousand images at a time: train.std(dtype=float64) holds MNIST as 300 MB of float64.
+    squares = [
+        float(np.square(train[i : i + 1000] / top - mean).sum()) for i in range(0, len(train), 1000)
+    ]
+    std = (sum(squares) / train.size) ** 0.5 or 1.0
+    scaled = {}
+    for part, images in raw.items():
+        x = images.reshape(len(images), -1).astype(np.float32)
+        x /= np.float32(top)
+        x -= np.float32(mean)
+        x /= np.float32(std)
+        scaled[part] = x
+    method = "pixel / maximum, minus mean, divided by std: scalars over all training pixels"
+    return scaled, {"method": method, "maximum": top, "mean": mean, "std": std}
+
+
+@np.errstate(all="ignore")  # an overflow is reported, with its place, by require_finite
+def _scale_columns(
+    raw: dict[str, np.ndarray], scale: bool
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Columns to mean 0 and standard deviation 1 over the training rows; constant ones to 0."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaling: dict[str, Any] = {"method": "none"}
+    wide = {part: x.astype(np.float64) for part, x in raw.items()}
+    if scale:
+        scaler = StandardScaler().fit(wide["train"])
+        mean, std = np.asarray(scaler.mean_), np.asarray(scaler.scale_)
+        require_finite("column mean and standard deviation", np.stack([mean, std], axis=1))
+        wide = {part: np.asarray(scaler.transform(x)) for part, x in wide.items()}
+        method = "minus mean, divided by std, of each column over the training rows"
+        scaling = {"method": method, "mean": mean.tolist(), "std": std.tolist()}
+    return {part: x.astype(np.float32) for part, x in wide.items()}, scaling
+
+
+@np.errstate(all="ignore")  # an overflow is reported, with its place, by require_finite
+def _column(part: str, y: np.ndarray, kind: str) -> np.ndarray:
+    """Labels (n,) int64, or targets (n, 1) float32."""
+    if kind != "regression":
+        return np.ascontiguousarray(y, np.int64)
+    targets = y.astype(np.float32).reshape(-1, 1)
+    require_finite(f"{part} y as float32", targets)
+    return targets

@@ -1,0 +1,79 @@
+"""Files that are replaced as a whole or not at all, and arrays in safetensors files with a JSON header."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+Array = np.ndarray[Any, Any]
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, which takes its place when the block ends well.
+
+    Raises OSError where the folder cannot be written; the old file stays then, and nothing is left over.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("done")
+    ...     (Path(folder) / "a.txt").read_text()
+    'done'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+    )
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 is for secrets
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
+    """Write arrays by name, and a JSON header, to one safetensors file.
+
+    Raises OSError where the file cannot be written; what was there before is kept.
+    """
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(arrays, temporary, metadata={"rmsprop": json.dumps(header)})
+
+
+def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and the header that `save_arrays` wrote, whose header says this `kind`.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged or of another kind.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("rmsprop", "{}"))
+            found = header.get("kind") if isinstance(header, dict) else None
+            if found != kind:
+                raise ValueError(f"{path} does not hold a {kind}; it says {found!r}")
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error

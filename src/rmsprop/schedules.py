@@ -1,0 +1,123 @@
+"""Learning-rate schedules: the step, counted from 0, in; the learning rate out.
+
+A schedule is any callable of one integer.  Those here are frozen dataclasses, so that they print, compare,
+pickle and go into a Run's record.  This module imports the standard library only.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate at every step.
+
+    >>> Constant(0.1)(1000)
+    0.1
+    """
+
+    lr: float
+
+    def __call__(self, step: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """lr * factor^floor(step / every): a drop by `factor` every so many steps.
+
+    >>> [StepDecay(0.1, every=10, factor=0.5)(step) for step in (0, 9, 10, 20)]
+    [0.1, 0.1, 0.05, 0.025]
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least_one("every", self.every)
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.factor ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """lr * factor^(step / every): the same drop as `StepDecay`, spread over all steps.
+
+    >>> round(ExponentialDecay(0.1, every=10, factor=0.25)(5), 6)
+    0.05
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least_one("every", self.every)
+
+    def __call__(self, step: int) -> float:
+        return self.lr * self.factor ** (step / self.every)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from lr down to `end` after `steps`, and `end` from there on.
+
+    end + (lr - end) * (1 + cos(pi * min(step / steps, 1))) / 2, from Loshchilov and Hutter,
+    arXiv:1608.03983, without restarts.
+
+    >>> [round(Cosine(0.1, steps=100)(step), 3) for step in (0, 50, 100, 200)]
+    [0.1, 0.05, 0.0, 0.0]
+    """
+
+    lr: float
+    steps: int
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        _at_least_one("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        turn = math.pi * min(step / self.steps, 1.0)
+        return self.end + (self.lr - self.end) * (1 + math.cos(turn)) / 2
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """(step + 1) / steps of the learning rate that `then` begins with, and then `then` from its start.
+
+    `then` is a schedule or a number.  The first step already moves: it has 1/steps of the rate.
+
+    >>> [round(WarmUp(4, then=0.1)(step), 3) for step in (0, 1, 3, 4, 100)]
+    [0.025, 0.05, 0.1, 0.1, 0.1]
+    """
+
+    steps: int
+    then: Schedule | float
+
+    def __post_init__(self) -> None:
+        _at_least_one("steps", self.steps)
+
+    def __call__(self, step: int) -> float:
+        then = as_schedule(self.then)
+        if step < self.steps:
+            return then(0) * (step + 1) / self.steps
+        return then(step - self.steps)
+
+
+def as_schedule(lr: Schedule | float) -> Schedule:
+    """A callable as it is; a number as `Constant`.
+
+    >>> as_schedule(0.1)
+    Constant(lr=0.1)
+    """
+    return lr if callable(lr) else Constant(float(lr))
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of steps, 1 or more; got {value!r}")
