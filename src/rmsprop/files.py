@@ -60,7 +60,10 @@ def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, An
     Raises OSError where the file cannot be written; what was there before is kept.
     """
     with replacing(path) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata={"rmsprop": json.dumps(header)})
+        try:
+            safetensors.numpy.save_file(arrays, temporary, metadata={"rmsprop": json.dumps(header)})
+        except safetensors.SafetensorError as error:  # a full disk
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:

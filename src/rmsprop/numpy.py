@@ -25,6 +25,8 @@ from rmsprop.schedules import Schedule, as_schedule
 from rmsprop.state import SLOTS, State, check_same_averages
 from rmsprop.tree import Array, Tree
 
+__all__ = ["SGD", "AdaGrad", "Adam", "Optimizer", "RMSprop", "State", "step"]
+
 NanPolicy = Literal["propagate", "skip", "raise"]
 _FILE_KIND = "rmsprop.numpy state"
 
@@ -78,6 +80,8 @@ class Optimizer:
     def rule(self, rule: Rule) -> None:
         if self._state.slots:
             check_same_averages(self._rule, rule)
+        # At once: a buffer that waited for momentum to come back might be read with other units.
+        self._state.slots = {s: a for s, a in self._state.slots.items() if s in rule.slots}
         self._rule = rule
         self.learning_rate = rule.lr
         self._plan = None
@@ -107,6 +111,11 @@ class Optimizer:
     def step_count(self) -> int:
         """Updates made so far."""
         return self._state.step
+
+    @property
+    def state(self) -> State:
+        """What the optimizer remembers: the arrays themselves, to look at."""
+        return self._state
 
     def update(self, params: Tree, grads: Tree) -> Tree:
         """Move the parameters one step, in place, and return them.
@@ -231,11 +240,10 @@ class Optimizer:
         1
         """
         loaded = State.from_dict(state, self._rule)
+        skipped = int(state.get("skipped", 0))
         if self._plan is not None:
             loaded.check_fits(self._plan.params)
-        self._state = loaded
-        self.skipped = int(state.get("skipped", 0))
-        self._plan = None
+        self._state, self.skipped, self._plan = loaded, skipped, None
 
     def save(self, path: str | Path) -> None:
         """Write the state to one safetensors file, replaced as a whole or not at all.
@@ -256,10 +264,19 @@ class Optimizer:
         Raises ValueError for a file that is damaged or not such a state, and as `load_state_dict`.
         """
         arrays, state = files.load_arrays(path, _FILE_KIND)
-        for key, a in arrays.items():
-            name, _, where = key.partition("/")
-            state.setdefault(name, {})[where] = a
-        self.load_state_dict(state)
+        try:
+            for key, a in arrays.items():
+                name, _, where = key.partition("/")
+                state.setdefault(name, {})[where] = a
+            self.load_state_dict(state)
+        except (
+            TypeError
+        ) as error:  # a header whose values are of other kinds than those that `save` wrote
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The plan holds addresses: a copy, or a pickle, that kept it would step the original's memory.
+        return self.__dict__ | {"_plan": None}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.rule!r}, step={self._state.step})"
@@ -505,6 +522,6 @@ def step(rule: Rule, params: Tree, grads: Tree, state: State | None = None) -> t
     optimizer = Optimizer(rule)
     if state is not None:
         optimizer._state = state.copy()
-    moved = tree.map_leaves(np.array, params)
+    moved = tree.map_leaves(lambda p: p.copy(), params)
     optimizer.update(moved, grads)
-    return moved, optimizer._state
+    return moved, optimizer.state

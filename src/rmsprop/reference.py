@@ -36,7 +36,7 @@ def clip(rule: Rule, grads: list[Array]) -> list[Array]:
     """The gradients of all arrays, clipped by value, by each array's norm or by the joint norm."""
     if rule.clip_value is not None:
         return [np.clip(g, -rule.clip_value, rule.clip_value) for g in grads]
-    norms = [float(np.linalg.norm(g.ravel().astype(np.float64))) for g in grads]
+    norms = [_norm(g) for g in grads]
     if rule.clip_norm is not None:
         return [
             g * min(1.0, rule.clip_norm / max(n, 1e-300)) for g, n in zip(grads, norms, strict=True)
@@ -45,6 +45,13 @@ def clip(rule: Rule, grads: list[Array]) -> list[Array]:
         scale = min(1.0, rule.clip_global_norm / max(float(np.hypot.reduce(norms)), 1e-300))
         return [g * scale for g in grads]
     return grads
+
+
+def _norm(g: Array) -> float:
+    """The Euclidean norm in float64, also where the squares overflow."""
+    wide = g.ravel().astype(np.float64)
+    largest = float(np.abs(wide).max(initial=0.0))
+    return largest * float(np.linalg.norm(wide / largest)) if 0 < largest < np.inf else largest
 
 
 def update(rule: Rule, p: Array, g: Array, state: State) -> tuple[Array, State]:

@@ -258,9 +258,9 @@ class Rule:
         return f"Rule({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-def _near(word: str, known: Any) -> str:
+def _near(word: Any, known: Any) -> str:
     """A hint for a mistyped name: the near one, and all there are."""
-    close = difflib.get_close_matches(word, known, n=1)
+    close = difflib.get_close_matches(str(word).lower(), known, n=1)  # every name is in lower case
     guess = f"; did you mean {close[0]!r}?" if close else ""
     return f"{guess} (known: {', '.join(known)})"
 
@@ -269,7 +269,10 @@ def _number(rule: str, test: Callable[[float], bool]) -> Callable[[str, Any], fl
     def check(name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{name} must be a number {rule}; got {value!r}: pass a float")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an int or a fraction beyond the floats
+            number = math.inf
         if not (math.isfinite(number) and test(number)):
             raise ValueError(f"{name} must be a number {rule}; got {number!r}")
         return number

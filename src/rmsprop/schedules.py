@@ -118,6 +118,24 @@ def as_schedule(lr: Schedule | float) -> Schedule:
     return lr if callable(lr) else Constant(float(lr))
 
 
+NAMES = ("constant", "cosine")
+
+
+def named(name: str, lr: float, steps: int) -> Schedule:
+    """The schedule of that name, for a run of `steps`: "constant", or "cosine" from lr to 0.
+
+    Raises ValueError for another name.
+
+    >>> named("cosine", 0.1, 50)
+    Cosine(lr=0.1, steps=50, end=0.0)
+    """
+    if name == "constant":
+        return Constant(lr)
+    if name == "cosine":
+        return Cosine(lr, steps)
+    raise ValueError(f"schedule must be one of {', '.join(NAMES)}; got {name!r}")
+
+
 def _at_least_one(name: str, value: int) -> None:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of steps, 1 or more; got {value!r}")

@@ -1,6 +1,7 @@
 """Optimizer paths over two-dimensional surfaces: compiled, and thousands at once."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _run(surface: Surface, rule: Rule, starts: Array, lrs: Array, noise: Array) 
     # One compiled function for one path and for thousands: the threads are Python's, without the GIL.
     parts = 1 if _interpreted(surface) else max(1, min(threads(), n * steps // 100_000))
     cuts = [n * part // parts for part in range(parts + 1)]
-    slices = [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    slices = [slice(a, b) for a, b in itertools.pairwise(cuts)]
     with np.errstate(all="ignore"):
         if parts == 1:
             share(slices[0])
@@ -224,7 +225,20 @@ def _walk_of(key: str, flags: int) -> Callable[..., None]:
                 lr = lrs[t]
                 fix_v = 1.0 / (1.0 - h[rho_at] ** (t + 1)) if h[fix_v_at] != 1.0 else 1.0
                 fix_b = 1.0 / (1.0 - h[mu_at] ** (t + 1)) if h[fix_b_at] != 1.0 else 1.0
-                hyper = (lr, h[1], h[2], h[3], h[4], h[5], h[6], lr * h[6], fix_v, fix_b, h[10], 0.0)
+                hyper = (
+                    lr,
+                    h[1],
+                    h[2],
+                    h[3],
+                    h[4],
+                    h[5],
+                    h[6],
+                    lr * h[6],
+                    fix_v,
+                    fix_b,
+                    h[10],
+                    0.0,
+                )
                 x, vx, mx, bx = element(flags, x, gx, v[k, t, 0], m[k, t, 0], bx, scale, hyper)
                 y, vy, my, by = element(flags, y, gy, v[k, t, 1], m[k, t, 1], by, scale, hyper)
                 p[k, t + 1, 0], p[k, t + 1, 1] = x, y
@@ -256,9 +270,9 @@ _WALK = types.void(_TWO, _ONE, _THREE, _ONE, _NUMBERS, _THREE, _THREE, _THREE, _
 def _compile(build: Callable[..., Any], constants: tuple[Any, ...], signature: Any) -> Any:
     lasting = constants[0] in SURFACES
     return compiled(
-        lambda cache: njit(
-            [signature], cache=cache and lasting, nogil=True, error_model="numpy"
-        )(build(*constants))
+        lambda cache: njit([signature], cache=cache and lasting, nogil=True, error_model="numpy")(
+            build(*constants)
+        )
     )
 
 

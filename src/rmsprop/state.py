@@ -86,12 +86,12 @@ class State:
             raise ValueError(f"the state's step must be a whole number, 0 or more; got {step!r}")
         source = Rule.from_dict(plain["rule"])
         check_same_averages(source, rule)
-        slots = {s: _arrays(plain[name], name) for s, name in SLOTS.items() if name in plain}
         # Before the first step there are no arrays yet, and after it all that the rule wants.
-        lacking = [SLOTS[slot] for slot in source.slots if slot not in slots]
+        lacking = [SLOTS[slot] for slot in source.slots if SLOTS[slot] not in plain]
         if step and lacking:
             raise ValueError(f"the state is incomplete: {', '.join(lacking)} is missing")
-        return cls(step, slots)
+        wanted = {s: SLOTS[s] for s in rule.slots if SLOTS[s] in plain}
+        return cls(step, {s: _arrays(plain[name], name) for s, name in wanted.items()})
 
 
 def _arrays(known: Any, name: str) -> dict[str, Array]:

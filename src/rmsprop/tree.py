@@ -90,7 +90,7 @@ def rebuild(tree: Tree, leaves: dict[str, Array], path: str = "") -> Tree:
     if isinstance(tree, dict):
         return {key: rebuild(value, leaves, child(key)) for key, value in tree.items()}
     parts = [rebuild(value, leaves, child(k)) for k, value in enumerate(tree)]
-    return type(tree)(parts)
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)  # NamedTuple
 
 
 def at(path: str) -> str:
@@ -110,9 +110,9 @@ def check_params(params: dict[str, Array]) -> None:
             raise ValueError(
                 f"parameter{at(path)} is read-only, and is to be updated in place: pass a copy, p.copy()"
             )
-        if any(s == 0 and n > 1 for s, n in zip(p.strides, p.shape, strict=True)):
+        if _overlaps_itself(p):
             raise ValueError(
-                f"parameter{at(path)} is a broadcast view whose elements share memory: pass p.copy()"
+                f"parameter{at(path)} is a view whose elements share memory: pass a copy, p.copy()"
             )
     _check_overlap(params)
 
@@ -162,6 +162,18 @@ def _check_dtype(what: str, path: str, x: Array) -> None:
         f"{what}{at(path)} must be float16, float32 or float64 in native byte order; got "
         f"{x.dtype}: {remedy}"
     )
+
+
+def _overlaps_itself(x: Array) -> bool:
+    """Whether elements of a view share memory; true too for some views that no slicing can make."""
+    if x.flags.c_contiguous or not x.size:
+        return False
+    reach = x.itemsize  # of all elements along the dimensions so far, from the shortest stride up
+    for stride, n in sorted((abs(s), n) for s, n in zip(x.strides, x.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (n - 1)
+    return False
 
 
 def _check_overlap(params: dict[str, Array]) -> None:

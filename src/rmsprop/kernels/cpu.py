@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic, overload
 
-from rmsprop.kernels.element import HAS_B, HAS_M, HAS_V, element
+from rmsprop.kernels.element import FINGERPRINT, HAS_B, HAS_M, HAS_V, element
 from rmsprop.kernels.element import flags_of as flags_of
 from rmsprop.kernels.element import scalars_of as scalars_of
 from rmsprop.kernels.threads import INTERPRETED, compiled, starting, threads
@@ -37,7 +37,7 @@ _ITEMSIZES = {"f16": 2, "f32": 4, "f64": 8}
 
 def widen(x: Any) -> Any:
     """A stored number as the number to compute with: float16 becomes float32."""
-    return np.float32(x) if isinstance(x, np.float16) else x
+    return np.float32(x) if type(x) is np.float16 else x
 
 
 def narrow(kind: str, x: Any) -> Any:
@@ -86,9 +86,10 @@ def specialise(flags: int, param: str, grad: str, state: str) -> Any:
     """
     real = types.float64 if param == "f64" else types.float32
     has_v, has_m, has_b = flags & HAS_V, flags & HAS_M, flags & HAS_B
+    arithmetic = FINGERPRINT  # `run` must close over it, and so name it
 
     def run(p, g, v, m, b, n, scale, h):
-        zero = real(0)
+        zero = real(0 * arithmetic)
         factor = real(scale)
         hyper = (
             real(h[0]), real(h[1]), real(h[2]), real(h[3]), real(h[4]), real(h[5]),
@@ -153,7 +154,7 @@ def _walk(function, table, starts, sizes, scales, h, low, high):
         if n > 0:
             o = low - starts[k]
             a = table[k]
-            _call(
+            _call(  # type: ignore[call-arg]
                 function,
                 a[0] + o * sizes[0],
                 a[1] + o * sizes[1],

@@ -3,12 +3,18 @@
 `flags` is a constant of the loop that calls `element`, so what a rule does not use is not compiled.
 """
 
+import pkgutil
+import zlib
 from typing import Any
 
 import numpy as np
 from numba import njit
 
 from rmsprop.rule import Rule
+
+# Numba's disk cache looks for changes in the file of the function that it compiled, not in those that it
+# calls. A loop that closes over this number is compiled anew when the arithmetic changes.
+FINGERPRINT = zlib.crc32(pkgutil.get_data(__name__, "element.py") or b"")
 
 # One bit for each switch. Numba compiles them as constants.
 SCALE = 1 << 0  # multiply g by `scale`: clipping by norm, and the minus sign of maximize

@@ -1,0 +1,44 @@
+"""What a figure depends on besides the code: versions and machine."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+PACKAGES = ("rmsprop", "numpy", "numba", "scikit-learn", "matplotlib")
+
+
+def describe(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
+    """The moment, the versions that matter and the machine, ready for JSON.
+
+    Examples
+    --------
+    >>> sorted(describe())
+    ['created', 'machine', 'versions']
+    """
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions,
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

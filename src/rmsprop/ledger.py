@@ -1,0 +1,184 @@
+"""Many independent runs over several processes, each kept on disk as it ends."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+Record = dict[str, Any]
+Progress = Callable[[int, int, str], None]
+"""Called with how many runs are done, of how many, and what they are."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C: what is finished has been kept.
+
+    Attributes
+    ----------
+    done, total
+        Runs that are finished, of those asked for.
+    """
+
+    def __init__(self, done: int, total: int):
+        super().__init__(f"interrupted: {done} of {total} runs are finished")
+        self.done, self.total = done, total
+
+
+class Ledger:
+    """Finished runs by key, in a file of one JSON line each, or only in memory.
+
+    Parameters
+    ----------
+    path
+        The file; None keeps nothing on disk.
+    resume
+        Read the runs that are there. Otherwise a file that is there is kept aside as `.bak`.
+
+    Examples
+    --------
+    >>> ledger = Ledger()
+    >>> ledger.add("a", {"score": 1.0})
+    >>> ledger.get("a"), ledger.get("b")
+    ({'score': 1.0}, None)
+    """
+
+    def __init__(self, path: str | Path | None = None, *, resume: bool = False):
+        self._path = None if path is None else Path(path)
+        self._known: dict[str, Record] = {}
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self._known = dict(_read(self._path))
+        if self._path.exists():
+            self._path.replace(self._path.with_suffix(".bak"))
+        with self._path.open("w", encoding="utf-8") as file:
+            file.writelines(_line(key, record) for key, record in self._known.items())
+
+    def get(self, key: str) -> Record | None:
+        """The run with this key, if it is finished."""
+        return self._known.get(key)
+
+    def add(self, key: str, record: Record) -> None:
+        """Keep a finished run; it is on disk when this returns."""
+        self._known[key] = record
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(key, record))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def key_of(*parts: Any) -> str:
+    """A short name for what a run is made of; equal parts, equal names."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def run_all(
+    work: Callable[..., Record],
+    jobs: Sequence[tuple[str, tuple[Any, ...]]],
+    *,
+    processes: int = 1,
+    ledger: Ledger | None = None,
+    progress: Progress | None = None,
+    what: str = "runs",
+) -> list[Record]:
+    """`work(*arguments)` for each job that the ledger does not have, in the order of the jobs.
+
+    Parameters
+    ----------
+    work
+        A module-level function that returns a JSON-able dict.
+    jobs
+        (key, arguments) each.
+    processes
+        1 works in this process; more start fresh ones, of one thread each.
+    ledger, progress, what
+        Where runs are kept, whom to tell, and what to call them.
+
+    Raises
+    ------
+    Interrupted
+        On Ctrl-C, after what has finished was kept.
+    """
+    ledger = ledger or Ledger()
+    missing = {key: arguments for key, arguments in jobs if ledger.get(key) is None}
+    done = len({key for key, _ in jobs}) - len(missing)
+    total = done + len(missing)
+    if progress:
+        progress(done, total, what)
+    try:
+        with contextlib.closing(_results(work, missing, processes)) as results:
+            for key, record in results:
+                ledger.add(key, record)
+                done += 1
+                if progress:
+                    progress(done, total, what)
+    except KeyboardInterrupt:
+        raise Interrupted(done, total) from None
+    return [record for key, _ in jobs if (record := ledger.get(key)) is not None]
+
+
+def _results(
+    work: Callable[..., Record], jobs: dict[str, tuple[Any, ...]], processes: int
+) -> Generator[tuple[str, Record]]:
+    if processes <= 1 or len(jobs) <= 1:
+        for key, arguments in jobs.items():
+            yield key, work(*arguments)
+        return
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _one_thread)
+    try:
+        with _ignoring_interrupts():  # inherited by the processes that `submit` starts
+            futures: dict[Future[Record], str] = {
+                pool.submit(work, *arguments): key for key, arguments in jobs.items()
+            }
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Each process has one core to itself: more threads would only take turns."""
+    import numba
+
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of libraries that are not loaded yet
+    numba.set_num_threads(1)
+    threadpool_limits(1)
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """So that Ctrl-C reaches this process alone, and workers finish what they are at."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _read(path: Path) -> Iterator[tuple[str, Record]]:
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # A process that was killed while it wrote leaves half a line: that run is done again.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            yield entry["key"], dict(entry["run"])
+
+
+def _line(key: str, record: Record) -> str:
+    return json.dumps({"key": key, "run": record}, allow_nan=False) + "\n"
