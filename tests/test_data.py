@@ -694,7 +694,7 @@ def test_download_without_a_server_or_pooch(cache, monkeypatch):
     with pytest.raises(OSError, match=r"Cannot download http://127\.0\.0\.1:1/train-images"):
         data.download_mnist(cache, base_url="http://127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install pooch"):
+    with pytest.raises(ModuleNotFoundError, match="pip install 'rmsprop"):
         data.load("mnist", download=True)
 
 

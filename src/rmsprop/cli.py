@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rmsprop import DIALECTS, PRESETS, Rule, __version__
+from rmsprop.rule import near
 
 if TYPE_CHECKING:
     from rmsprop.surfaces import Surface
@@ -82,21 +83,26 @@ def compare(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where mnist lies; else the variable RMSPROP_DATA.")
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Tasks: fetch mnist if it is not there.")
+    ] = False,
     start: Annotated[
         str | None, typer.Option(metavar="X,Y", help="Surfaces: where to start.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Surfaces: updates.")] = 1000,
+    steps: Annotated[int | None, typer.Option(min=1, help="Surfaces: updates. [1000]")] = None,
     noise: Annotated[
-        float, typer.Option(help="Surfaces: standard deviation added to gradients.")
-    ] = 0.0,
+        float | None, typer.Option(help="Surfaces: standard deviation added to gradients. [0]")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report. [runs/compare-WHAT]")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the study as JSON.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Processes. [the number of cores]")
+        int | None, typer.Option(min=1, help="Tasks: processes. [the number of cores]")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Tasks: go on with what is in --out.")
+    ] = False,
 ) -> None:
     """Compare optimizers, each with a learning rate found for it, and write a report.
 
@@ -104,41 +110,38 @@ def compare(
     """
     from rmsprop import console, report
     from rmsprop.entries import entries
-    from rmsprop.surfaces import SURFACES
 
     competitors = entries(_words(optimizers), _words(dialects))
-    given: dict[str, Any] = {
+    folder = out or Path("runs") / f"compare-{_stem(what)}"
+    shared = {
         "seeds": seeds,
         "budget": budget,
         "lr_range": _pair(lr_range, ":", "--lr-range") if lr_range else None,
         "schedule": schedule,
         "target": target,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    task = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "hidden": _widths(hidden),
+        "activation": activation,
+        "data_dir": str(data_dir) if data_dir else None,
+    }
+    running = {
+        "search_seeds": search_seeds,
+        "jobs": jobs,
+        "resume": resume or None,
+        "download": download or None,
+    }
+    walk = {"start": _pair(start, ",", "--start") if start else None, "steps": steps}
     surface: Surface | None = None
-    folder = out or Path("runs") / f"compare-{_stem(what)}"
-    if what in SURFACES or _is_function(what):
-        from rmsprop.compare_surfaces import compare_surface
-
+    if _is_surface(what):
+        _refuse(task | running, "a surface", what)
         surface = _surface(what, noise)
-        point = _pair(start, ",", "--start") if start else None
-        study = compare_surface(surface, competitors, start=point, steps=steps, **given)
+        study = _compare_surface(surface, competitors, _given(shared | walk))
     else:
-        study = _compare_task(
-            what,
-            competitors,
-            settings={
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "hidden": _widths(hidden),
-                "activation": activation,
-                "data_dir": str(data_dir) if data_dir else None,
-            },
-            given=given | ({"search_seeds": search_seeds} if search_seeds else {}),
-            folder=folder,
-            jobs=jobs,
-            resume=resume,
-        )
+        _refuse(walk | {"noise": noise}, "a task", what)
+        study = _compare_task(what, competitors, folder, _given(task), _given(shared), running)
     page = report.write(study, folder, command=_command(), surface=surface)
     if json_:
         typer.echo(json.dumps({"command": _command()} | study))
@@ -147,35 +150,45 @@ def compare(
         typer.echo(f"Report: {page}")
 
 
+def _compare_surface(
+    surface: "Surface", competitors: list[Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    from rmsprop.compare_surfaces import compare_surface
+
+    return compare_surface(surface, competitors, **options)
+
+
 def _compare_task(
     what: str,
     competitors: list[Any],
-    *,
-    settings: dict[str, Any],
-    given: dict[str, Any],
     folder: Path,
-    jobs: int | None,
-    resume: bool,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    running: dict[str, Any],
 ) -> dict[str, Any]:
     import os
 
-    from rmsprop import console
+    from rmsprop import console, data
     from rmsprop.compare import compare_task
     from rmsprop.ledger import Interrupted, Ledger
     from rmsprop.tasks import Task
 
+    if running["download"]:
+        data.load(what, data_dir=settings.get("data_dir"), download=True)
     task = Task.of(what, **settings)
     task.dataset  # noqa: B018  (bad data are told before anything is written)
+    resume = bool(running["resume"])
     ledger = Ledger(folder / "runs.jsonl", resume=resume)
     with console.progress() as progress:
         try:
             return compare_task(
                 task,
                 competitors,
-                processes=jobs or os.cpu_count() or 1,
+                search_seeds=running["search_seeds"],
+                processes=running["jobs"] or os.cpu_count() or 1,
                 ledger=ledger,
                 progress=progress,
-                **given,
+                **options,
             )
         except Interrupted as stopped:
             again = _command() if resume else f"{_command()} --resume"
@@ -192,7 +205,9 @@ def path(
     ] = "rmsprop:lr=0.01,sgd:lr=0.001,adam:lr=0.01",
     start: Annotated[str | None, typer.Option(metavar="X,Y", help="Where to start.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 1000,
-    noise: Annotated[float, typer.Option(help="Standard deviation added to gradients.")] = 0.0,
+    noise: Annotated[
+        float | None, typer.Option(help="Standard deviation added to gradients. [0]")
+    ] = None,
     schedule: Annotated[str, typer.Option(help="constant or cosine.")] = "constant",
     out: Annotated[
         Path | None, typer.Option(help="A .png, .svg, .pdf or .gif. [runs/path-SURFACE.png]")
@@ -270,15 +285,38 @@ def _widths(text: str | None) -> tuple[int, ...] | None:
         raise ValueError(f"--hidden takes whole numbers, 128,64; got {text!r}") from None
 
 
-def _is_function(what: str) -> bool:
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; the library knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _refuse(options: dict[str, Any], kind: str, what: str) -> None:
+    """Refuse options that would do nothing."""
+    names = ", ".join("--" + name.replace("_", "-") for name in _given(options))
+    if names:
+        raise ValueError(f"{what} is {kind}, which does not take {names}")
+
+
+def _is_surface(what: str) -> bool:
+    """Whether this names a surface rather than data; ValueError for what can be neither."""
+    from rmsprop.data import NAMES
+    from rmsprop.surfaces import SURFACES
+
     file, colon, name = what.rpartition(":")
-    return bool(colon) and bool(file) and name.isidentifier()
+    if what in SURFACES or (colon and file and name.isidentifier()):
+        return True
+    if what not in NAMES and not (Path(what).exists() or Path(what).suffix or "/" in what):
+        raise ValueError(
+            f"no task or surface is named {what!r}{near(what, [*NAMES, *SURFACES])}; or give a file "
+            "(.npz, .csv, a folder of IDX files), or path/to/file.py:function"
+        )
+    return False
 
 
-def _surface(name: str, noise: float) -> "Surface":
+def _surface(name: str, noise: float | None) -> "Surface":
     from rmsprop.surfaces import load
 
-    return load(name).with_noise(noise)
+    return load(name).with_noise(noise or 0.0)
 
 
 def _stem(what: str) -> str:

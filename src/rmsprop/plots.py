@@ -122,6 +122,7 @@ def sensitivity(entries: Entries, ylabel: str, log: bool = False) -> Figure:
     ax.set(xscale="log", xlabel="learning rate", ylabel=ylabel)
     if log:
         ax.set_yscale("log")
+    ax.margins(y=0.08 + 0.02 * len(entries))  # room below for the crosses
     for k, e in enumerate(entries):
         lost = [row["lr"] for row in e["search"] if row["diverged"]]
         ax.plot(

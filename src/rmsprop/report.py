@@ -71,15 +71,16 @@ def html(study: Study, surface: Surface | None = None) -> str:
         if surface is None:
             raise ValueError("the report of a surface needs surface=..., to draw its contours")
         title = f"{study['surface']['name']}: optimizers compared"
-        body = [_surface_table(study), *_surface_pictures(study, surface)]
+        table, pictures = _surface_table(study), _surface_pictures(study, surface)
     else:
         title = f"{study['task']['name']}: optimizers compared"
-        body = [_task_table(study), *_task_pictures(study)]
+        table, pictures = _task_table(study), _task_pictures(study)
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="verdict">{escape(study["verdict"])}</p>',
-        *body,
+        table,
         _list("Read with care", study["caveats"]),
+        *pictures,
         _equations(study["entries"]),
         _protocol(study),
         _origin(study),

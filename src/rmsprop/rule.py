@@ -153,7 +153,7 @@ class Rule:
         """
         known = DIALECTS | PRESETS
         if dialect not in known:
-            raise ValueError(f"unknown dialect {dialect!r}{_near(dialect, known)}")
+            raise ValueError(f"unknown dialect {dialect!r}{near(dialect, known)}")
         merged = known[dialect].fields | fields
         if "lr" not in merged:
             raise ValueError(f"the dialect {dialect!r} has no default learning rate: give lr=...")
@@ -172,7 +172,7 @@ class Rule:
         """
         for name in fields:
             if name not in _CHECKS:
-                raise TypeError(f"Rule has no field {name!r}{_near(name, _CHECKS)}")
+                raise TypeError(f"Rule has no field {name!r}{near(name, _CHECKS)}")
         return cls(**fields)
 
     @classmethod
@@ -258,7 +258,7 @@ class Rule:
         return f"Rule({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-def _near(word: Any, known: Any) -> str:
+def near(word: Any, known: Any) -> str:
     """A hint for a mistyped name: the near one, and all there are."""
     close = difflib.get_close_matches(str(word).lower(), known, n=1)  # every name is in lower case
     guess = f"; did you mean {close[0]!r}?" if close else ""

@@ -38,6 +38,9 @@ def of_surface(study: dict[str, Any]) -> tuple[str, list[str]]:
     if surface["minimum"] is None:
         return _escape(ran, where), caveats
     best = min(ran, key=lambda e: e["final"]["mean"])
+    if len(study["entries"]) == 1:
+        text = f"On {where}, {best['label']} ends {_gap(best)} after {settings['steps']:,} steps."
+        return text, caveats
     parts = [
         f"On {where}, {best['label']} comes closest in {settings['steps']:,} steps, {_gap(best)}"
     ]

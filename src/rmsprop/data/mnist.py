@@ -87,7 +87,7 @@ def download_mnist(folder: str | Path | None = None, *, base_url: str | None = N
         import pooch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "Downloading MNIST needs pooch: pip install pooch. "
+            "Downloading MNIST needs pooch: pip install 'rmsprop[download]'. "
             "Or fetch the four files yourself and name their folder with data_dir."
         ) from error
     folder = cache_dir() / "mnist" if folder is None else Path(folder)
@@ -149,4 +149,10 @@ def _not_found(folders: list[Path]) -> str:
         missing = missing_files(folder)
         state = "none there" if len(missing) == len(FILES) else f"lacks {', '.join(missing)}"
         lines.append(f"  {folder} ({state})")
-    return "\n".join([*lines, "Put them there, or let load('mnist', download=True) fetch 11 MB."])
+    return "\n".join(
+        [
+            *lines,
+            "Put them there, name their folder with data_dir (--data-dir), or download 11 MB: "
+            "load('mnist', download=True) (--download).",
+        ]
+    )
