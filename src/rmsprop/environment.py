@@ -7,6 +7,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from threadpoolctl import threadpool_info
+
 PACKAGES = ("rmsprop", "numpy", "numba", "scikit-learn", "matplotlib")
 
 
@@ -31,8 +33,19 @@ def describe(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
             "cores": os.cpu_count(),
+            "blas": _blas(),
         },
     }
+
+
+def _blas() -> str:
+    """The library behind NumPy's matrix products, which decides the last bits of a trained network."""
+    for pool in threadpool_info():
+        if pool["user_api"] == "blas":
+            return (
+                f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
+            )
+    return "unknown"
 
 
 def _processor() -> str:

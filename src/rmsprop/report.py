@@ -275,7 +275,7 @@ def _origin(study: Study) -> str:
             study["command"],
             "",
             f"{study['created']}, {study['seconds']:.1f} s",
-            f"{machine['processor']}, {machine['cores']} cores, {machine['system']}",
+            f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, BLAS {machine['blas']}",
             ", ".join(f"{name} {version}" for name, version in versions.items()),
         ]
     )

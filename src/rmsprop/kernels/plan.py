@@ -33,6 +33,7 @@ class Plan:
         self._reusable = False
         self.flat_grads: list[Array] = []
         self._ids = [id(p) for p in params.values()]
+        self._sizes = [p.size for p in params.values()]
         self._flat: list[Array] = []
         self._copied: list[tuple[Array, Array]] = []
         for p in params.values():
@@ -48,11 +49,12 @@ class Plan:
         self._grouping: list[Any] = []
 
     def holds(self, params: Named) -> bool:
-        """Whether these are the same arrays under the same names, still writeable."""
+        """Whether these are the same arrays under the same names, still writeable and of their sizes."""
         return (
             self._ids == [id(p) for p in params.values()]
             and list(self.params) == list(params)
             and all([p.flags.writeable for p in params.values()])
+            and self._sizes == [p.size for p in params.values()]
         )
 
     def holds_grads(self, grads: Named) -> bool:
@@ -61,6 +63,7 @@ class Plan:
             self._reusable
             and self._grad_ids == [id(g) for g in grads.values()]
             and list(self.grads) == list(grads)
+            and self._sizes == [grads[path].size for path in self.params]
         )
 
     def bind(self, grads: Named) -> None:
