@@ -110,6 +110,7 @@ class SGD(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
     >>> SGD(0.1).update({"w": np.array([1.0])}, {"w": np.array([2.0])})["w"].tolist()
     [0.8]
 
@@ -151,6 +152,7 @@ class AdaGrad(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
     >>> AdaGrad(0.1).update({"w": np.array([1.0])}, {"w": np.array([2.0])})["w"].round(6).tolist()
     [0.9]
 
@@ -195,6 +197,7 @@ class Adam(Optimizer):
 
     Examples
     --------
+    >>> import numpy as np
     >>> Adam(0.1).update({"w": np.array([1.0])}, {"w": np.array([2.0])})["w"].round(6).tolist()
     [0.9]
 
@@ -253,6 +256,7 @@ def step(rule: Rule, params: Tree, grads: Tree, state: State | None = None) -> t
 
     Examples
     --------
+    >>> import numpy as np
     >>> from rmsprop import Rule
     >>> rule, params, state = Rule(lr=0.1), {"w": np.ones(1)}, None
     >>> for _ in range(3):

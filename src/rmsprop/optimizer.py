@@ -63,8 +63,8 @@ class Optimizer:
         """The update, with the learning rate of the next step.
 
         Setting it changes the rule mid-run; with the learning rate as it is, a schedule goes on.
-        Momentum that is switched on starts from an empty buffer;
-        switching centering on, or the kind of an average, is refused, as no state can be made up for it.
+        Momentum that is switched on starts from an empty buffer; switching centering on, or the kind of an
+        average, is refused, as no state can be made up for it.
         """
         return self._rule.replace(lr=self.current_learning_rate)
 
@@ -74,8 +74,9 @@ class Optimizer:
             check_same_averages(self._rule, rule)
         # At once: a buffer that waited for momentum to come back might be read with other units.
         self._state.slots = {s: a for s, a in self._state.slots.items() if s in rule.slots}
+        if rule.lr != self.current_learning_rate:  # else a schedule goes on
+            self.learning_rate = rule.lr
         self._rule = rule
-        self.learning_rate = rule.lr
         self._plan = None
 
     @property
