@@ -1,34 +1,58 @@
 """What ours is measured against: the memory limit, the seeds' NumPy, and PyTorch's optimizers."""
 
+import itertools
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import njit, prange, types
 
-from rmsprop import Rule
+from rmsprop import Rule, reference
 from rmsprop.kernels.cpu import GRAIN, KINDS, Batch, flags_of, scalars_of
 from rmsprop.kernels.threads import threads
 from rmsprop.numpy import Optimizer
 
+if TYPE_CHECKING:
+    import torch
+
 Array = np.ndarray[Any, Any]
 Run = Callable[[], Any]
-Shapes = Iterable[tuple[int, ...]]
 
 RULE = Rule.from_dialect("torch", lr=1e-3)
 
 LIMIT = "memory limit: v+=g; p-=g"
-KERNEL = "ours, the kernel alone"
-OURS = "ours, update()"
-FRESH = "ours, new gradient arrays"
-SEEDS = "seeds' NumPy"
+KERNEL = "ours: kernel"
+OURS = "ours: update()"
+FRESH = "ours: update(), new gradients"
+SEEDS = "NumPy as in the seeds"
 LOOP = "torch RMSprop, loop"
 FOREACH = "torch RMSprop, foreach"
 COMPILED = "torch RMSprop, compiled"
 ADAGRAD = "torch Adagrad, fused"
+
+
+class Workload:
+    """Parameters and gradients that all contenders share; each keeps its own state."""
+
+    def __init__(self, shapes: Iterable[tuple[int, ...]], dtype: Any = np.float32):
+        rng = np.random.default_rng(0)
+        self.p = {str(k): np.zeros(shape, dtype) for k, shape in enumerate(shapes)}
+        self.g = {k: _drawn(rng, p.shape, dtype) for k, p in self.p.items()}
+        self.size = sum(p.size for p in self.p.values())
+
+
+class Contender(NamedTuple):
+    """One who takes steps on a workload."""
+
+    run: Run
+    steps: int = 0  # taken already
+    note: str = ""
+
+
+class Missing(Exception):
+    """Why a contender cannot take part here."""
 
 
 def limit(p: Array, g: Array, *slots: Array) -> Run:
@@ -37,106 +61,189 @@ def limit(p: Array, g: Array, *slots: Array) -> Run:
     It reads g, and reads and writes p and the state arrays (at most three), cut and shared out among
     threads as our kernel does. float16 is added as integers, which costs what the bytes cost.
     """
+    real = types.float64 if p.dtype == np.float64 else types.float32
     if p.dtype == np.float16:
         p, g = p.view(np.int16), g.view(np.int16)
-    run = _limit(len(slots), types.float64 if p.dtype == np.float64 else types.float32)
-    kept = [*slots, p, p, p][:3]
+    a, b, c = [*slots, p, p, p][:3]
     parts = max(1, min(p.size // GRAIN, threads()))
-    walk = run[0] if parts == 1 else run[1]
-    return lambda: walk(p, g, *kept, parts)
+    walk = _limit(len(slots), real, parallel=parts > 1)
+    return lambda: walk(p, g, a, b, c, parts)
 
 
-def _limit(slots: int, real: Any) -> tuple[Any, Any]:
-    @njit(inline="always")
-    def part(p, g, a, b, c, low, high):
-        for i in range(low, high):
-            x = real(g[i])
-            if slots > 0:
-                a[i] += x
-            if slots > 1:
-                b[i] += x
-            if slots > 2:
-                c[i] += x
-            p[i] -= g[i]
-
-    @njit
-    def serial(p, g, a, b, c, parts):
-        part(p, g, a, b, c, 0, p.size)
-
-    @njit(parallel=True)
-    def spread(p, g, a, b, c, parts):
+def _limit(slots: int, real: Any, parallel: bool) -> Any:
+    def walk(p, g, a, b, c, parts):
         n = p.size
         for k in prange(parts):
-            part(p, g, a, b, c, n * k // parts, n * (k + 1) // parts)
+            part = slice(
+                n * k // parts, n * (k + 1) // parts
+            )  # indices from 0 on: else not vectorised
+            q, h, u, v, w = p[part], g[part], a[part], b[part], c[part]
+            for i in range(q.size):
+                x = real(h[i])
+                if slots > 0:
+                    u[i] += x
+                if slots > 1:
+                    v[i] += x
+                if slots > 2:
+                    w[i] += x
+                q[i] -= h[i]
 
-    return serial, spread
+    return njit(parallel=parallel)(walk)
+
+
+def _memory_limit(work: Workload) -> Contender:
+    """Over one array of as many elements: that there are many arrays is no excuse."""
+    return Contender(limit(*[np.ones(work.size, np.float32) for _ in range(3)]))
+
+
+def _kernel(work: Workload) -> Contender:
+    rows = [
+        (p.reshape(-1), work.g[k].reshape(-1), np.zeros(p.size, p.dtype), None, None)
+        for k, p in work.p.items()
+    ]
+    kind = KINDS[rows[0][0].dtype.name]
+    batch, flags, h = Batch(rows, (kind, kind, kind)), flags_of(RULE), scalars_of(RULE, RULE.lr, 1)
+    return Contender(lambda: batch.step(flags, h))
+
+
+def _update(work: Workload) -> Contender:
+    """The NumPy optimizer, with its Python and its checks, on the same arrays at every step."""
+    optimizer = Optimizer(RULE)
+    return Contender(lambda: optimizer.update(work.p, work.g))
+
+
+def _fresh(work: Workload) -> Contender:
+    """The same, but each step brings gradients in array objects that the step before did not see."""
+    optimizer = Optimizer(RULE)
+    sets = itertools.cycle([{k: g.view() for k, g in work.g.items()} for _ in range(2)])
+    return Contender(lambda: optimizer.update(work.p, next(sets)))
 
 
 class SeedsRMSprop:
-    """The optimizer of the seeds (slide B4): a new array for each operation."""
+    """The optimizer of the seeds (slide B4): a new array for every operation."""
 
     def __init__(self, learning_rate: float = 0.01, decay_rate: float = 0.9, epsilon: float = 1e-8):
-        self.learning_rate = learning_rate
-        self.decay_rate = decay_rate
-        self.epsilon = epsilon
+        self.learning_rate, self.decay_rate, self.epsilon = learning_rate, decay_rate, epsilon
         self.cache: dict[str, Array] = {}
 
-    def update(self, params: dict[str, Array], grads: dict[str, Array]) -> dict[str, Array]:
-        for name in params:
-            if name not in self.cache:
-                self.cache[name] = np.zeros_like(params[name])
-            self.cache[name] = self.decay_rate * self.cache[name] + (1 - self.decay_rate) * np.square(
-                grads[name]
-            )
-            params[name] -= (
-                self.learning_rate * grads[name] / (np.sqrt(self.cache[name]) + self.epsilon)
-            )
-        return params
+    def update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
+        d, lr, eps = self.decay_rate, self.learning_rate, self.epsilon
+        for name, g in grads.items():
+            cache = self.cache.get(name)
+            if cache is None:
+                cache = np.zeros_like(params[name])
+            self.cache[name] = cache = d * cache + (1 - d) * np.square(g)
+            params[name] -= lr * g / (np.sqrt(cache) + eps)
 
 
-class Workload:
-    """Parameters and gradients of given shapes, shared by all contenders; each keeps its own state."""
+def _seeds(work: Workload) -> Contender:
+    optimizer = SeedsRMSprop(RULE.lr, RULE.decay, RULE.eps)
+    return Contender(lambda: optimizer.update(work.p, work.g))
 
-    def __init__(self, shapes: Shapes, dtype: Any = np.float32, seed: int = 0):
-        rng = np.random.default_rng(seed)
-        self.p = {str(k): np.zeros(shape, dtype) for k, shape in enumerate(shapes)}
-        self.g = {k: _drawn(rng, p.shape, dtype) for k, p in self.p.items()}
-        self.size = sum(p.size for p in self.p.values())
 
-    def limit(self) -> Run:
-        """The limit of one array of as many elements: many arrays are no excuse."""
-        return limit(*(np.ones(self.size, np.float32) for _ in range(3)))
+def parameters(work: Workload) -> "list[torch.Tensor]":
+    """The workload's memory as PyTorch's parameters, with their gradients."""
+    # Kernels that PyTorch compiled for an earlier run of this benchmark would hide what compiling takes.
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise Missing("not installed: pip install torch") from None
+    torch.set_num_threads(threads())
+    found = [torch.from_numpy(p) for p in work.p.values()]
+    for p, g in zip(found, work.g.values(), strict=True):
+        p.grad = torch.from_numpy(g)
+    return found
 
-    def kernel(self, rule: Rule = RULE) -> Run:
-        """Our kernel without a front-end."""
-        rows = []
-        for k, p in self.p.items():
-            v = np.zeros(p.size, p.dtype)
-            rows.append((p.reshape(-1), self.g[k].reshape(-1), v, None, None))
-        kind = KINDS[rows[0][0].dtype.name]
-        batch, flags, h = Batch(rows, (kind, kind, kind)), flags_of(rule), scalars_of(rule, rule.lr, 1)
-        return lambda: batch.step(flags, h)
 
-    def update(self, rule: Rule = RULE) -> Run:
-        """Our NumPy optimizer, checks and Python included, on the same arrays at every step."""
-        optimizer = Optimizer(rule)
-        return lambda: optimizer.update(self.p, self.g)
+def _torch_rmsprop(work: Workload, foreach: bool) -> Contender:
+    params = parameters(work)
+    from torch.optim import RMSprop
 
-    def update_fresh(self, rule: Rule = RULE) -> Run:
-        """The same when every step brings gradients in array objects that it has not seen before."""
-        optimizer = Optimizer(rule)
+    kwargs = {"lr": RULE.lr, "alpha": RULE.decay, "eps": RULE.eps, "foreach": foreach}
+    return Contender(RMSprop(params, **kwargs).step)
 
-        def run() -> None:
-            grads, self._next = self._next, {k: g.view() for k, g in self.g.items()}
-            optimizer.update(self.p, grads)
 
-        return run
+def _torch_adagrad(work: Workload) -> Contender:
+    """PyTorch's CPU has no fused RMSprop. This moves the same bytes and computes almost the same."""
+    params = parameters(work)
+    from torch.optim import Adagrad
 
-    def seeds(self, rule: Rule = RULE) -> Run:
-        optimizer = SeedsRMSprop(rule.lr, rule.decay, rule.eps)
-        return lambda: optimizer.update(self.p, self.g)
+    return Contender(Adagrad(params, lr=RULE.lr, fused=True).step)
+
+
+def _torch_compiled(work: Workload) -> Contender:
+    step = _torch_rmsprop(work, foreach=True).run
+    import torch
+
+    step()  # makes the state, which is not compiled
+    torch.compiler.reset()
+    compiled = torch.compile(step)
+    start = time.perf_counter()
+    try:
+        for _ in range(3):
+            compiled()
+    except Exception as error:  # whatever becomes of a missing C++ compiler
+        raise Missing(f"cannot compile: {str(error).strip().splitlines()[0][:50]}") from error
+    seconds = time.perf_counter() - start
+    return Contender(compiled, 4, f"compiles for {seconds:.1f} s before the first step")
+
+
+ALL: dict[str, Callable[[Workload], Contender]] = {
+    LIMIT: _memory_limit,
+    KERNEL: _kernel,
+    OURS: _update,
+    FRESH: _fresh,
+    SEEDS: _seeds,
+    LOOP: lambda work: _torch_rmsprop(work, foreach=False),
+    FOREACH: lambda work: _torch_rmsprop(work, foreach=True),
+    COMPILED: _torch_compiled,
+    ADAGRAD: _torch_adagrad,
+}
+
+
+def gather(work: Workload, names: Sequence[str]) -> tuple[dict[str, Run], dict[str, str]]:
+    """The contenders of these names, and what there is to say of some, by name."""
+    runs, notes = {}, {}
+    for name in names:
+        try:
+            contender = ALL[name](work)
+        except Missing as reason:
+            notes[name] = str(reason)
+            continue
+        runs[name] = contender.run
+        if contender.note:
+            notes[name] = contender.note
+    return runs, notes
+
+
+def verify(names: Sequence[str]) -> None:
+    """Stop unless these contenders take the reference's steps on small arrays."""
+    for name in names:
+        if name == LIMIT:
+            continue
+        work = Workload([(300, 701), (64,), (1,)])  # enough for two threads
+        try:
+            contender = ALL[name](work)
+        except Missing:
+            continue
+        for _ in range(3):
+            contender.run()
+        rule = Rule.from_dialect("adagrad", lr=RULE.lr) if name == ADAGRAD else RULE
+        for k, p in work.p.items():
+            expected = after(rule, np.zeros_like(p), work.g[k], contender.steps + 3)
+            np.testing.assert_allclose(p, expected, rtol=2e-5, atol=1e-7, err_msg=name)
+
+
+def after(rule: Rule, p: Array, g: Array, steps: int) -> Array:
+    """Where the reference is after some steps with one gradient."""
+    state = reference.init(rule, p)
+    for _ in range(steps):
+        p, state = reference.update(rule, p, g, state)
+    return p
 
 
 def _drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Normal numbers; for large arrays the same million again and again, as drawing takes long."""
-    return np.resize(rng.standard_normal(min(int(np.prod(shape)), 1 << 20)).astype(dtype), shape)
+    """Normal numbers; of large arrays, the same million again and again, as drawing takes long."""
+    some = rng.standard_normal(min(int(np.prod(shape)), 1 << 20)).astype(dtype)
+    return np.resize(some, shape)

@@ -1,55 +1,100 @@
-"""What all benchmarks share: contenders that take turns, ratios of pairs, tables and targets.
+"""Contenders take turns, round by round, in one process; ratios are taken within a round.
 
-Machines drift and neighbours interfere, so a time alone says little.  All contenders run in one process and
-take turns, round by round; a ratio is the median over the rounds of two times of one round.
+Machines drift and neighbours interfere, so a time alone says little.  A ratio here is the median over the
+rounds of two times of one round, and rounds in which other processes used the processor are run again.
 """
 
-import argparse
 import gc
-import json
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from rmsprop.environment import PACKAGES, describe
-
-Times = dict[str, np.ndarray[Any, Any]]
-"""Seconds a call of each contender, one number a round."""
+Array = np.ndarray[Any, Any]
 
 MOMENT = 0.02  # seconds for which a contender is timed in a round, or one call if that takes longer
 SETTLE = 0.02  # before that: idle OpenMP threads of the contender before spin for up to 15 ms
+QUIET = 0.05  # of one core: what other processes may use in a round
 
 
-def race(contenders: dict[str, Callable[[], Any]], rounds: int) -> Times:
-    """Time the contenders in turn; who begins moves on by one each round."""
+class Times(NamedTuple):
+    """What a race found."""
+
+    seconds: dict[str, Array]
+    """A call of each contender, one number a round."""
+    others: float = 0.0
+    """The cores that other processes used meanwhile: the mean over the rounds."""
+
+    def ratio(self, over: str, under: str) -> float:
+        """The median over the rounds of one contender's time over another's."""
+        return float(np.median(self.seconds[over] / self.seconds[under]))
+
+
+def race(contenders: dict[str, Callable[[], Any]], rounds: int, patience: float = 0.0) -> Times:
+    """Time the contenders in turn; who begins moves on by one each round.
+
+    Parameters
+    ----------
+    rounds
+        How many rounds to keep: the quietest.
+    patience
+        Seconds to spend at most on waiting for other processes and on rounds that they disturbed.
+    """
     calls = {name: _calls(run) for name, run in contenders.items()}
-    times = {name: np.empty(rounds) for name in contenders}
-    names = list(contenders)
+    found: list[tuple[float, dict[str, float]]] = []
     gc.collect()
     gc.disable()
     try:
-        for k in range(rounds):
-            first = k % len(names)
-            for name in names[first:] + names[:first]:
-                times[name][k] = _turn(contenders[name], calls[name])
+        while len(found) < rounds or (patience > 0 and _quiet(found) < rounds):
+            patience -= _wait(patience)
+            start = time.perf_counter()
+            found.append(_round(contenders, calls, len(found)))
+            if found[-1][0] > QUIET:
+                patience -= time.perf_counter() - start
     finally:
         gc.enable()
-    return times
+    kept = sorted(found, key=lambda one: one[0])[:rounds]
+    seconds = {name: np.array([one[name] for _, one in kept]) for name in contenders}
+    return Times(seconds, float(np.mean([busy for busy, _ in kept])))
+
+
+def _quiet(found: list[tuple[float, dict[str, float]]]) -> int:
+    return sum(busy <= QUIET for busy, _ in found)
+
+
+def _wait(patience: float) -> float:
+    """Wait until other processes rest, or patience is spent; the seconds that it took."""
+    begin = time.perf_counter()
+    while (spent := time.perf_counter() - begin) < patience:
+        others = _others()
+        time.sleep(0.25)
+        if _others() - others < 0.25 * 2 * QUIET:  # the clock has ticks of 0.01 s
+            break
+    return spent
+
+
+def _round(
+    contenders: dict[str, Callable[[], Any]], calls: dict[str, int], k: int
+) -> tuple[float, dict[str, float]]:
+    """The cores that others used, and the seconds a call of each contender."""
+    names = list(contenders)
+    first = k % len(names)
+    start, others = time.perf_counter(), _others()
+    seconds = {name: turn(contenders[name], calls[name]) for name in names[first:] + names[:first]}
+    return (_others() - others) / (time.perf_counter() - start), seconds
 
 
 def _calls(run: Callable[[], Any]) -> int:
     """How many calls fill a moment; also the warm-up."""
     run()
-    once = min(_turn(run, 1) for _ in range(2))
+    once = min(turn(run, 1) for _ in range(2))
     return max(1, round(MOMENT / max(once, 1e-7)))
 
 
-def _turn(run: Callable[[], Any], calls: int) -> float:
+def turn(run: Callable[[], Any], calls: int) -> float:
+    """Seconds a call."""
     if calls == 1:
         time.sleep(SETTLE)
     else:  # threads of its own that sleep would slow it: let it run
@@ -62,108 +107,14 @@ def _turn(run: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def ratio(times: Times, over: str, under: str) -> float:
-    """The median over the rounds of one contender's time over another's."""
-    return float(np.median(times[over] / times[under]))
-
-
-class Report:
-    """Rows and targets of one benchmark, printed as they come."""
-
-    def __init__(self, name: str, quick: bool, large: bool):
-        self.name, self.quick, self.large = name, quick, large
-        self.environment = describe((*PACKAGES, "torch"))
-        self.environment["threads"] = numba.get_num_threads()
-        self.environment["load"] = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-        self.rows: list[dict[str, Any]] = []
-        self.targets: list[dict[str, Any]] = []
-
-    @property
-    def device(self) -> str:
-        """The processor, and how many threads we may use."""
-        return f"{self.environment['machine']['processor']}, {self.environment['threads']} threads"
-
-    def table(
-        self, case: str, times: Times, ours: str, limit: str | None = None, **more: Any
-    ) -> None:
-        """Print and keep one case: for each contender its ratios, then its times.
-
-        Parameters
-        ----------
-        ours
-            The contender whose speed over each other one is shown.
-        limit
-            The contender of which every other one reaches a part.
-        **more
-            What else the rows of this case should say, in the JSON.
-        """
-        unit, scale = _unit(min(float(np.median(t)) for t in times.values()))
-        print(f"\n{case:<36}{'of the limit' if limit else '':>12}{'ours is':>9}{'median':>9}", end="")
-        print(f"{'p10':>7}{'p90':>7}")
-        for name, seconds in times.items():
-            p10, median, p90 = (float(q) for q in np.percentile(seconds, [10, 50, 90]))
-            part = ratio(times, limit, name) if limit else None
-            faster = ratio(times, name, ours)
-            row = {"case": case, "contender": name, "device": self.device, "quick": self.quick}
-            row |= {"versions": self.environment["versions"], "rounds": len(seconds)}
-            row |= {"median_s": median, "p10_s": p10, "p90_s": p90, "of_the_limit": part}
-            self.rows.append(row | {"ours_is_faster_by": faster} | more)
-            shown = "" if part is None else f"{part:.2f}"
-            figures = "".join(f"{_short(q / scale):>7}" for q in (p10, p90))
-            print(f"  {name:<34}{shown:>12}{_short(faster) + 'x':>9}", end="")
-            print(f"{_short(median / scale) + ' ' + unit:>9}{figures}")
-
-    def note(self, text: str) -> None:
-        """Print a line that belongs to the table above."""
-        print(f"  {text}")
-
-    def target(
-        self,
-        claim: str,
-        figure: float,
-        *,
-        at_least: float | None = None,
-        at_most: float | None = None,
-    ) -> None:
-        """Keep a figure with what it should be; they are printed at the end."""
-        met = figure >= at_least if at_least is not None else figure <= (at_most or 0.0)
-        goal = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
-        self.targets.append({"claim": claim, "figure": figure, "target": goal, "met": bool(met)})
-
-
-def _unit(seconds: float) -> tuple[str, float]:
-    return next((u, s) for u, s in [("s", 1.0), ("ms", 1e-3), ("us", 1e-6)] if seconds > s or u == "us")
-
-
-def _short(x: float) -> str:
-    return f"{x:.2f}" if x < 10 else f"{x:.1f}" if x < 100 else f"{x:.0f}"
-
-
-def print_targets(targets: list[dict[str, Any]]) -> None:
-    """A line a target: the verdict, the figure, the target and the claim."""
-    for t in targets:
-        verdict = "met" if t["met"] else "MISSED"
-        print(f"{verdict:<7}{_short(t['figure']):>7}  {t['target']:<14}{t['claim']}")
-
-
-def main(name: str, doc: str | None, measure: Callable[[Report], None]) -> None:
-    """The command line of a benchmark: measure, print, and with --json write the rows."""
-    parser = argparse.ArgumentParser(prog=f"{name}.py", description=(doc or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: a smoke test")
-    parser.add_argument("--large", action="store_true", help="also what needs more than 12 GB")
-    default = Path(__file__).parent / "results" / f"{name}.json"
-    where = {"nargs": "?", "const": default, "type": Path, "metavar": "FILE"}
-    parser.add_argument("--json", **where, help=f"write the rows [benchmarks/results/{name}.json]")
-    options = parser.parse_args()
-    report = Report(name, options.quick, options.large)
-    versions = ", ".join(f"{k} {v}" for k, v in report.environment["versions"].items())
-    print(f"{(doc or '').strip().splitlines()[0]}\n{report.device}; load {report.environment['load']}")
-    print(versions)
-    measure(report)
-    print()
-    print_targets(report.targets)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        content = {"benchmark": name, "environment": report.environment}
-        content |= {"targets": report.targets, "rows": report.rows}
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def _others() -> float:
+    """Processor seconds that other processes have used since the machine started; 0 if unknown."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, irq, softirq, steal, *_ = map(
+                int, file.readline().split()[1:]
+            )
+    except (OSError, ValueError):
+        return 0.0
+    busy = user + nice + system + irq + softirq + steal
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()

@@ -222,12 +222,13 @@ def path(
     from rmsprop.compare_surfaces import compare_surface
     from rmsprop.entries import fixed_entries
 
+    target = out or Path("runs") / f"path-{_stem(surface)}.png"
+    plots.check_ending(target, (*plots.FORMATS, "gif"))
     found = _surface(surface, noise)
     point = _pair(start, ",", "--start") if start else None
     study = compare_surface(
         found, fixed_entries(_words(optimizers)), start=point, steps=steps, schedule=schedule
     )
-    target = out or Path("runs") / f"path-{_stem(surface)}.png"
     if target.suffix == ".gif":
         plots.animation(found, study["entries"], target)
     else:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rmsprop import statistics, verdict
-from rmsprop.entries import Entry, learning_rates
+from rmsprop.entries import Entry, check_settings, learning_rates
 from rmsprop.environment import describe
 from rmsprop.ledger import Ledger, Progress, Record, key_of, run_all
 from rmsprop.rule import Rule
@@ -84,6 +84,7 @@ def compare_task(
     (['RMSprop', 'SGD'], 2)
     """
     began = time.perf_counter()
+    check_settings(target, seeds=seeds, search_seeds=search_seeds)
     large = len(task.dataset.train) >= LARGE
     seeds = seeds or (5 if large else SEEDS)
     search_seeds = search_seeds or (1 if large else SEARCH_SEEDS)
@@ -91,7 +92,8 @@ def compare_task(
     options: dict[str, Any] = {"processes": processes, "ledger": ledger, "progress": progress}
 
     searched = [e for e in competitors if not e.fixed]
-    trials = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + search_seeds)
+    first = max(FIRST_SEARCH_SEED, seeds)  # beyond the seeds of the final runs
+    trials = range(first, first + search_seeds)
     wanted = [(e.rule.replace(lr=lr), s, False) for e in searched for lr in rates for s in trials]
     records = _train_all(task, wanted, schedule, "learning rates", options)
     each = budget * search_seeds

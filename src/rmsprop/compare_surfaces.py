@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop import statistics, verdict
-from rmsprop.entries import Entry, learning_rates
+from rmsprop.entries import Entry, check_settings, learning_rates
 from rmsprop.environment import describe
 from rmsprop.rule import Rule
 from rmsprop.schedules import named
@@ -77,11 +77,14 @@ def compare_surface(
     (['RMSprop', 'SGD'], True)
     """
     began = time.perf_counter()
+    check_settings(target, seeds=seeds)
     start = surface.start if start is None else start
     seeds = 1 if not surface.noise else (seeds or SEEDS)
     rates = learning_rates(*lr_range, budget)
     floor = surface.minimum
     first = surface.value(*start) - (floor or 0.0)
+    if not math.isfinite(first):
+        raise ValueError(f"{surface.name} must be finite at the start; it is {first} at {start}")
     target = RELATIVE_TARGET * first if target is None else target
     walk = _Walk(surface, start, steps, seeds, schedule)
     results = []

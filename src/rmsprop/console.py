@@ -79,7 +79,7 @@ def show(study: dict[str, Any]) -> None:
     console.print()
     console.print(table)
     console.print()
-    console.print(study["verdict"], highlight=False)
+    console.print(study["verdict"], highlight=False, markup=False)  # a file may be named a[b].csv
     console.print()
 
 

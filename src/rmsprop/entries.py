@@ -141,12 +141,26 @@ def learning_rates(low: float, high: float, budget: int) -> list[float]:
     return [float(f"{low * ratio**k:.6g}") for k in range(budget)]
 
 
+def check_settings(target: float | None, **counts: int | None) -> None:
+    """Raise ValueError for a target that is not finite or a count below 1; None stands for the default.
+
+    Examples
+    --------
+    >>> check_settings(None, seeds=3)
+    """
+    if target is not None and not math.isfinite(target):
+        raise ValueError(f"target must be finite; got {target}")
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be 1 or more; got {count}")
+
+
 def _pair(pair: str, spec: str) -> tuple[str, Any]:
     name, equals, text = pair.partition("=")
     if not equals:
         raise ValueError(f"write name:field=value, as rmsprop:decay=0.99; got {spec!r}")
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
+    if text.lower() in words and name != "second_moment":  # whose "none" is a word
         return name, words[text.lower()]
     try:
         return name, float(text)

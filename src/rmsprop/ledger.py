@@ -8,11 +8,14 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
+
+from rmsprop import files
 
 Record = dict[str, Any]
 Progress = Callable[[int, int, str], None]
@@ -59,10 +62,12 @@ class Ledger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if resume:
             self._known = dict(_read(self._path))
-        if self._path.exists():
+        elif (
+            self._path.exists() and self._path.stat().st_size
+        ):  # an empty one would displace a full .bak
             self._path.replace(self._path.with_suffix(".bak"))
-        with self._path.open("w", encoding="utf-8") as file:
-            file.writelines(_line(key, record) for key, record in self._known.items())
+        # Anew, as half a line may stand at the end; as a whole, so that a kill now loses no run.
+        files.write_text(self._path, "".join(_line(k, run) for k, run in self._known.items()))
 
     def get(self, key: str) -> Record | None:
         """The run with this key, if it is finished."""
@@ -110,6 +115,8 @@ def run_all(
     ------
     Interrupted
         On Ctrl-C, after what has finished was kept.
+    ChildProcessError
+        Where a process was killed, as for want of memory; what had finished is kept.
     """
     ledger = ledger or Ledger()
     missing = {key: arguments for key, arguments in jobs if ledger.get(key) is None}
@@ -126,6 +133,11 @@ def run_all(
                     progress(done, total, what)
     except KeyboardInterrupt:
         raise Interrupted(done, total) from None
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"a process was killed, perhaps for want of memory: {done} of {total} {what} are finished; try "
+            "fewer processes (--jobs), and resume (--resume) if they were kept"
+        ) from error
     return [record for key, _ in jobs if (record := ledger.get(key)) is not None]
 
 
@@ -155,6 +167,15 @@ def _one_thread() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of libraries that are not loaded yet
     numba.set_num_threads(1)
     threadpool_limits(1)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A parent that is killed cannot stop its pool, whose processes would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

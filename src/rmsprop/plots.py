@@ -33,13 +33,16 @@ def save(figure: Figure, path: str | Path) -> None:
 
     Raises ValueError for another ending.
     """
-    path = Path(path)
-    if path.suffix.lstrip(".") not in FORMATS:
-        raise ValueError(
-            f"a picture ends in {', '.join('.' + f for f in FORMATS)}; got {path.name!r}"
-        )
+    check_ending(path)
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def check_ending(path: str | Path, formats: Sequence[str] = FORMATS) -> None:
+    """Raise ValueError for a file name with another ending than these."""
+    if Path(path).suffix.lstrip(".") not in formats:
+        endings = ", ".join("." + f for f in formats)
+        raise ValueError(f"a picture ends in {endings}; got {Path(path).name!r}")
 
 
 # Tasks
@@ -233,7 +236,8 @@ def draw_paths(ax: Axes, surface: Surface, entries: Entries, steps: int | None =
         ax.plot(*xy.T, label=e["label"], lw=1.5, marker=".", ms=2.5, alpha=0.9, **style(k), **over)
         ax.plot(*xy[-1], marker="o", ms=6, mec="white", color=style(k)["color"], **over)
     for k, point in enumerate(surface.minima):
-        ax.plot(*point, marker="*", ms=14, mfc="gold", mec="0.2", ls="none", zorder=5,
+        at = point if surface.dim == 2 else (point[0], surface.value(*point))
+        ax.plot(*at, marker="*", ms=14, mfc="gold", mec="0.2", ls="none", zorder=5,
                 label="" if k else "minimum")  # fmt: skip
     formula = f": {surface.formula}" if len(surface.formula) < 50 else ""
     ax.set_title(surface.name + formula, fontsize=11)
@@ -243,8 +247,11 @@ def _contours(ax: Axes, surface: Surface) -> None:
     (left, right), (low, high) = surface.domain
     xs, ys = np.linspace(left, right, 300), np.linspace(low, high, 300)
     z = grid(surface, xs, ys)
+    z[~np.isfinite(z)] = math.nan  # a surface of one's own may be undefined in places
+    if not np.nanmin(z, initial=math.inf) < np.nanmax(z, initial=-math.inf):
+        return  # flat: it has no contours
     if surface.minimum is None:
-        levels: Any = np.linspace(float(z.min()), float(z.max()), 25)
+        levels: Any = np.linspace(float(np.nanmin(z)), float(np.nanmax(z)), 25)
         norm: Any = None
         shown = ax.contour(xs, ys, z, levels=levels, cmap="coolwarm", linewidths=0.7)
         label = "f"
@@ -269,7 +276,8 @@ def _heights(ax: Axes, entries: Entries, above_minimum: bool) -> None:
         values = np.array(
             [[math.nan if x is None else x for x in row] for row in e["path"]["heights"]]
         )
-        steps = np.arange(values.shape[1])
+        steps = np.flatnonzero(~np.isnan(values).all(axis=0))  # until the last one diverged
+        values = values[:, steps]
         ax.plot(steps, np.nanmedian(values, axis=0), lw=1.4, label=e["label"], **style(k))
         if len(values) > 1:
             low, high = np.nanquantile(values, [0.1, 0.9], axis=0)

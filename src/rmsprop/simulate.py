@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from rmsprop.kernels.element import element, flags_of, scalars_of
+from rmsprop.kernels.element import FINGERPRINT, element, fingerprint, flags_of, scalars_of
 from rmsprop.kernels.threads import INTERPRETED, compiled, threads
 from rmsprop.reference import denominator
 from rmsprop.rule import Rule
@@ -155,7 +155,9 @@ def _run(surface: Surface, rule: Rule, starts: Array, lrs: Array, noise: Array) 
 
 # Numba caches compiled code on disk by the constants that a function closes over, and cannot do so for
 # functions. So the surface goes in by name, and `_value` and `_gradient` look it up as they compile.
+# It does not see either that a function changed in another file: that is what the stamp is for.
 _others: dict[str, Surface] = {}
+_STAMP = FINGERPRINT ^ fingerprint("rmsprop.surfaces.functions")
 
 
 def _key(surface: Surface) -> str:
@@ -202,11 +204,12 @@ def _compile_gradient(key, x, y):
 def _walk_of(key: str, flags: int) -> Callable[..., None]:
     """The loop over paths and steps, for one surface and the switches of one rule."""
     rho_at, mu_at, fix_v_at, fix_b_at = 1, 4, 8, 9  # places in `scalars_of`
+    stamp = _STAMP
 
     def walk(starts, lrs, noise, h, numbers, p, v, m, losses):
         initial, clip, sign = numbers
         for k in range(starts.shape[0]):
-            bx = by = 0.0
+            bx = by = 0.0 * stamp
             for axis in range(2):
                 p[k, 0, axis] = starts[k, axis]
                 v[k, 0, axis] = initial
@@ -226,19 +229,8 @@ def _walk_of(key: str, flags: int) -> Callable[..., None]:
                 fix_v = 1.0 / (1.0 - h[rho_at] ** (t + 1)) if h[fix_v_at] != 1.0 else 1.0
                 fix_b = 1.0 / (1.0 - h[mu_at] ** (t + 1)) if h[fix_b_at] != 1.0 else 1.0
                 hyper = (
-                    lr,
-                    h[1],
-                    h[2],
-                    h[3],
-                    h[4],
-                    h[5],
-                    h[6],
-                    lr * h[6],
-                    fix_v,
-                    fix_b,
-                    h[10],
-                    0.0,
-                )
+                    lr, h[1], h[2], h[3], h[4], h[5], h[6], lr * h[6], fix_v, fix_b, h[10], 0.0
+                )  # fmt: skip
                 x, vx, mx, bx = element(flags, x, gx, v[k, t, 0], m[k, t, 0], bx, scale, hyper)
                 y, vy, my, by = element(flags, y, gy, v[k, t, 1], m[k, t, 1], by, scale, hyper)
                 p[k, t + 1, 0], p[k, t + 1, 1] = x, y
@@ -251,11 +243,12 @@ def _walk_of(key: str, flags: int) -> Callable[..., None]:
 
 def _fill_of(key: str) -> Callable[..., None]:
     """The loop over the points of a grid."""
+    stamp = _STAMP
 
     def fill(xs, ys, out):
         for j in range(ys.size):
             for i in range(xs.size):
-                out[j, i] = _value(key, xs[i], ys[j])
+                out[j, i] = _value(key, xs[i], ys[j]) + 0 * stamp
 
     return fill
 

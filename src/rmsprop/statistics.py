@@ -29,7 +29,8 @@ def interval(values: Sequence[float]) -> Interval:
     mean = math.fsum(values) / n
     if n == 1:
         return {"mean": mean, "low": None, "high": None, "n": 1}
-    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1))
+    # hypot, as the squares of paths that run away overflow.
+    spread = math.hypot(*(x - mean for x in values)) / math.sqrt(n - 1)
     half = float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n)
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 

@@ -188,6 +188,9 @@ def _surface_caveats(study: dict[str, Any]) -> list[str]:
         )
     else:
         found.append("Without noise a path is certain: there are no seeds and no intervals.")
+    lost = [f"{e['label']} ({e['final_diverged']})" for e in entries if e["final_diverged"]]
+    if lost:
+        found.append(f"Final paths that diverged are not in the means: {', '.join(lost)}.")
     edges = [e["label"] for e in entries if e["at_edge"]]
     if edges:
         found.append(

@@ -12,9 +12,19 @@ from numba import njit
 
 from rmsprop.rule import Rule
 
-# Numba's disk cache looks for changes in the file of the function that it compiled, not in those that it
-# calls. A loop that closes over this number is compiled anew when the arithmetic changes.
-FINGERPRINT = zlib.crc32(pkgutil.get_data(__name__, "element.py") or b"")
+
+def fingerprint(module: str) -> int:
+    """A number that changes with the source of a module.
+
+    Numba's disk cache looks for changes in the file of the function that it compiled, not in those that it
+    calls.  A loop that closes over this number of theirs is compiled anew when they change.
+    """
+    package, _, name = module.rpartition(".")
+    return zlib.crc32(pkgutil.get_data(package, f"{name}.py") or b"")
+
+
+FINGERPRINT = fingerprint(__name__)
+"""Of the arithmetic below."""
 
 # One bit for each switch. Numba compiles them as constants.
 SCALE = 1 << 0  # multiply g by `scale`: clipping by norm, and the minus sign of maximize

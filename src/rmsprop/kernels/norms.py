@@ -24,8 +24,10 @@ Array = np.ndarray[Any, Any]
 @njit(nogil=True, fastmath={"contract", "reassoc"})
 def _piece(g):
     s = 0.0
-    for x in g:
-        s += np.float64(x) * np.float64(x)
+    for i in range(
+        g.size
+    ):  # 1.3us for 32,768 elements; 34us as `for x in g`, which is not vectorised
+        s += np.float64(g[i]) * np.float64(g[i])
     return s
 
 
@@ -63,7 +65,7 @@ def sum_squares(g: Array) -> float:
         # Not wide @ wide: from 10,000 elements on, OpenBLAS shares it out among its threads, and the bits
         # follow their number.
         with np.errstate(over="ignore"):
-            return float(np.einsum("i,i->", wide, wide))
+            return float(np.square(wide, out=wide).sum())
     if g.dtype == np.float16:
         g = g.astype(np.float32)
     parallel = threads() > 1

@@ -1,0 +1,21 @@
+"""Settings that must stand before the frameworks load, and the profile of hypothesis."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Two threads at least, so that the parallel path runs on a machine with one core too.
+os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
+# Keras's JAX backend runs the update as Keras writes it; its torch backend has one of its own.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+# No deadline: the first example of a kernel's test compiles it.
+settings.register_profile(
+    "rmsprop", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("rmsprop")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "nojit: test_nojit.py runs it with NUMBA_DISABLE_JIT=1 too")
