@@ -197,14 +197,7 @@ def _result(
     """What one competitor did."""
     finished = [run for run in runs if not run["diverged"]]
     rates = [row["lr"] for row in table]
-    rule = e.rule if lr is None else e.rule.replace(lr=lr)
-    return {
-        "label": e.label,
-        "is_rmsprop": e.is_rmsprop,
-        "fixed": e.fixed,
-        "lr": lr,
-        "rule": rule.to_dict(),
-        "equations": rule.equations(),
+    return e.at(lr) | {
         "at_edge": lr is not None and not e.fixed and lr in (rates[0], rates[-1]),
         "good_lrs": _good_lrs(table),
         "search": table,

@@ -177,14 +177,7 @@ def _geometric(heights: Any) -> statistics.Interval:
 def _result(
     walk: _Walk, e: Entry, lr: float | None, table: list[dict[str, Any]], target: float
 ) -> dict[str, Any]:
-    rule = e.rule if lr is None else e.rule.replace(lr=lr)
-    result: dict[str, Any] = {
-        "label": e.label,
-        "is_rmsprop": e.is_rmsprop,
-        "fixed": e.fixed,
-        "lr": lr,
-        "rule": rule.to_dict(),
-        "equations": rule.equations(),
+    result: dict[str, Any] = e.at(lr) | {
         "at_edge": lr in [row["lr"] for row in table[:1] + table[-1:]],
         "search": table,
         "search_diverged": sum(row["diverged"] for row in table),
@@ -197,7 +190,7 @@ def _result(
     }
     if lr is None:
         return result
-    found, heights = walk.follow(rule, 0)
+    found, heights = walk.follow(e.rule.replace(lr=lr), 0)
     without_minimum = walk.surface.minimum is None
     last = heights[:, -1] if without_minimum else _ends(heights)
     finite = last[np.isfinite(last)].tolist()

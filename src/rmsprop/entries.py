@@ -42,6 +42,18 @@ class Entry:
         """Whether this is RMSprop, in whatever dialect, rather than something it is compared with."""
         return self.rule.second_moment == "ema" and self.rule.first_moment == "after"
 
+    def at(self, lr: float | None) -> dict[str, Any]:
+        """What a study says of this competitor with the learning rate it ran at; None if none worked."""
+        rule = self.rule if lr is None else self.rule.replace(lr=lr)
+        return {
+            "label": self.label,
+            "is_rmsprop": self.is_rmsprop,
+            "fixed": self.fixed,
+            "lr": lr,
+            "rule": rule.to_dict(),
+            "equations": rule.equations(),
+        }
+
 
 def entry(spec: str) -> Entry:
     """The competitor that a spec names: `name`, or `name:field=value:...` with fields of `Rule`.
@@ -72,7 +84,8 @@ lr_in_momentum=True), fixed=False)
     elif dialect not in DIALECTS and dialect not in PRESETS:
         known = ", ".join(["rmsprop", *(f"rmsprop-{d}" for d in DIALECTS), *PRESETS])
         raise ValueError(f"no optimizer is named {name!r}; known: {known}")
-    rule = Rule.from_dialect(dialect, **({"lr": 0.001} | fields))
+    stand_in = {} if "lr" in (DIALECTS | PRESETS)[dialect].fields else {"lr": 0.001}
+    rule = Rule.from_dialect(dialect, **(stand_in | fields))
     notes = [pair for pair in pairs if not pair.startswith("lr=")]
     if dialect in PRESETS:
         label = _LABELS[dialect]

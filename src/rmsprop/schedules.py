@@ -1,7 +1,7 @@
 """Learning-rate schedules: the step, counted from 0, in; the learning rate out.
 
-A schedule is any callable of one integer.  Those here are frozen dataclasses, so that they print, compare,
-pickle and go into a Run's record.  This module imports the standard library only.
+A schedule is any callable of one integer.  Those here are frozen dataclasses, so that they print,
+compare, pickle and go into a Run's record.  This module imports the standard library only.
 """
 
 import math
@@ -15,6 +15,13 @@ Schedule = Callable[[int], float]
 class Constant:
     """The same learning rate at every step.
 
+    Parameters
+    ----------
+    lr
+        The learning rate.
+
+    Examples
+    --------
     >>> Constant(0.1)(1000)
     0.1
     """
@@ -27,8 +34,28 @@ class Constant:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """lr * factor^floor(step / every): a drop by `factor` every so many steps.
+    """A drop by `factor` every so many steps.
 
+    ::
+
+        lr * factor^floor(step / every)
+
+    Parameters
+    ----------
+    lr
+        The learning rate at the start.
+    every
+        Steps between two drops.
+    factor
+        What each drop multiplies the learning rate by.
+
+    Raises
+    ------
+    ValueError
+        Where `every` is not a whole number of steps, 1 or more.
+
+    Examples
+    --------
     >>> [StepDecay(0.1, every=10, factor=0.5)(step) for step in (0, 9, 10, 20)]
     [0.1, 0.1, 0.05, 0.025]
     """
@@ -46,8 +73,28 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class ExponentialDecay:
-    """lr * factor^(step / every): the same drop as `StepDecay`, spread over all steps.
+    """The same drop as `StepDecay`, spread over all steps.
 
+    ::
+
+        lr * factor^(step / every)
+
+    Parameters
+    ----------
+    lr
+        The learning rate at the start.
+    every
+        Steps that a drop by `factor` takes.
+    factor
+        What `every` steps multiply the learning rate by.
+
+    Raises
+    ------
+    ValueError
+        Where `every` is not a whole number of steps, 1 or more.
+
+    Examples
+    --------
     >>> round(ExponentialDecay(0.1, every=10, factor=0.25)(5), 6)
     0.05
     """
@@ -67,11 +114,32 @@ class ExponentialDecay:
 class Cosine:
     """Half a cosine from lr down to `end` after `steps`, and `end` from there on.
 
-    end + (lr - end) * (1 + cos(pi * min(step / steps, 1))) / 2, from Loshchilov and Hutter,
-    arXiv:1608.03983, without restarts.
+    ::
 
+        end + (lr - end) * (1 + cos(pi * min(step / steps, 1))) / 2
+
+    Parameters
+    ----------
+    lr
+        The learning rate at the start.
+    steps
+        Steps until `end` is reached.
+    end
+        The learning rate from there on.
+
+    Raises
+    ------
+    ValueError
+        Where `steps` is not a whole number of steps, 1 or more.
+
+    Examples
+    --------
     >>> [round(Cosine(0.1, steps=100)(step), 3) for step in (0, 50, 100, 200)]
     [0.1, 0.05, 0.0, 0.0]
+
+    References
+    ----------
+    Loshchilov and Hutter, arXiv:1608.03983, without restarts.
     """
 
     lr: float
@@ -88,10 +156,29 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """(step + 1) / steps of the learning rate that `then` begins with, and then `then` from its start.
+    """A rise to the learning rate that `then` begins with, and then `then` from its start.
 
-    `then` is a schedule or a number.  The first step already moves: it has 1/steps of the rate.
+    ::
 
+        (step + 1) / steps * then(0)      step < steps
+        then(step - steps)                from there on
+
+    The first step already moves: it has 1/steps of the rate.
+
+    Parameters
+    ----------
+    steps
+        Steps of the rise.
+    then
+        A schedule or a number.
+
+    Raises
+    ------
+    ValueError
+        Where `steps` is not a whole number of steps, 1 or more.
+
+    Examples
+    --------
     >>> [round(WarmUp(4, then=0.1)(step), 3) for step in (0, 1, 3, 4, 100)]
     [0.025, 0.05, 0.1, 0.1, 0.1]
     """
@@ -112,6 +199,8 @@ class WarmUp:
 def as_schedule(lr: Schedule | float) -> Schedule:
     """A callable as it is; a number as `Constant`.
 
+    Examples
+    --------
     >>> as_schedule(0.1)
     Constant(lr=0.1)
     """
@@ -126,6 +215,8 @@ def named(name: str, lr: float, steps: int) -> Schedule:
 
     Raises ValueError for another name.
 
+    Examples
+    --------
     >>> named("cosine", 0.1, 50)
     Cosine(lr=0.1, steps=50, end=0.0)
     """

@@ -44,20 +44,32 @@ def load(
 ) -> Dataset:
     """A data set by name, or the user's own by path; split before it is scaled.
 
-    Args:
-        name_or_path: one of NAMES, or a path to an .npz, a .csv or a folder of IDX files. A name
-            comes first; a folder of the same name is "./mnist".
-        data_dir: where mnist lies, or goes; see load_mnist. Other data sets do not read it.
-        seed: decides the split, and draws moons, xor and linear. 0 to 2**32 - 1.
-        download: fetch mnist where it is not found.
-        kind: for the user's own: "binary", "multiclass" or "regression"; None decides by the
-            labels, as from_arrays says.
+    Parameters
+    ----------
+    name_or_path
+        One of NAMES, or a path to an .npz, a .csv or a folder of IDX files. A name comes first; a
+        folder of the same name is "./mnist".
+    data_dir
+        Where mnist lies, or goes; see load_mnist. Other data sets do not read it.
+    seed
+        Decides the split, and draws moons, xor and linear. 0 to 2**32 - 1.
+    download
+        Fetch mnist where it is not found.
+    kind
+        For the user's own: "binary", "multiclass" or "regression"; None decides by the labels, as
+        from_arrays says.
 
-    Raises:
-        ValueError: an unknown name, or content that does not fit.
-        FileNotFoundError: a path that leads nowhere, or mnist is not found.
-        TypeError: seed is not an integer.
+    Raises
+    ------
+    ValueError
+        For an unknown name, or content that does not fit.
+    FileNotFoundError
+        For a path that leads nowhere, or where mnist is not found.
+    TypeError
+        Where seed is not an integer.
 
+    Examples
+    --------
     >>> data = load("digits", seed=1)
     >>> data.train.x.shape, data.train.y.dtype, data.outputs
     ((1079, 64), dtype('int64'), 10)

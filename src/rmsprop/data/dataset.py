@@ -20,10 +20,15 @@ Rows = tuple[np.ndarray, np.ndarray]  # x as read (n, features) or (n, height, w
 class Split:
     """Rows to train on or to be judged by.
 
-    Args:
-        x: inputs, (n, features) float32, C-contiguous.
-        y: labels, (n,) int64; or targets of a regression, (n, 1) float32.
+    Parameters
+    ----------
+    x
+        Inputs, (n, features) float32, C-contiguous.
+    y
+        Labels, (n,) int64; or targets of a regression, (n, 1) float32.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> Split(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
     Split(3 rows, 2 features)
@@ -43,15 +48,25 @@ class Split:
 class Dataset:
     """Three splits of one data set, and where they come from.
 
-    Args:
-        name: a short name for titles.
-        train, validation, test: the splits.
-        kind: "binary", "multiclass" or "regression".
-        classes: names as text, label i is classes[i]; empty for a regression.
-        image_shape: (height, width) where the rows are images, else None.
-        provenance: JSON-able: source, licence, files with SHA-256, rows, split, seed, scaling.
-        images: the test rows before scaling, (n, height, width), to draw; None without images.
+    Parameters
+    ----------
+    name
+        A short name for titles.
+    train, validation, test
+        The splits.
+    kind
+        "binary", "multiclass" or "regression".
+    classes
+        Names as text, label i is classes[i]; empty for a regression.
+    image_shape
+        (height, width) where the rows are images, else None.
+    provenance
+        JSON-able: source, licence, files with SHA-256, rows, split, seed, scaling.
+    images
+        The test rows before scaling, (n, height, width), to draw; None without images.
 
+    Examples
+    --------
     >>> from rmsprop.data import load
     >>> load("digits")
     Dataset('digits', multiclass, 64 features, 10 outputs, rows 1079/359/359)
@@ -69,12 +84,26 @@ class Dataset:
 
     @property
     def features(self) -> int:
-        """Number of input columns."""
+        """Number of input columns.
+
+        Examples
+        --------
+        >>> from rmsprop.data import load
+        >>> load("xor").features
+        3
+        """
         return self.train.x.shape[1]
 
     @property
     def outputs(self) -> int:
-        """Number of outputs a model needs: one a class, but 1 for binary and regression."""
+        """Number of outputs a model needs: one a class, but 1 for binary and regression.
+
+        Examples
+        --------
+        >>> from rmsprop.data import load
+        >>> load("digits").outputs, load("moons").outputs
+        (10, 1)
+        """
         return len(self.classes) if self.kind == "multiclass" else 1
 
     def __repr__(self) -> str:
@@ -89,14 +118,22 @@ class Dataset:
 def batches(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Index arrays of one shuffled pass over n rows; the last may be short.
 
-    Args:
-        n: number of rows; 0 gives no batch.
-        batch_size: rows a batch, at least 1.
-        rng: draws the order; the same state gives the same batches.
+    Parameters
+    ----------
+    n
+        Number of rows; 0 gives no batch.
+    batch_size
+        Rows a batch, at least 1.
+    rng
+        Draws the order; the same state gives the same batches.
 
-    Raises:
-        ValueError: batch_size below 1, or n below 0.
+    Raises
+    ------
+    ValueError
+        For batch_size below 1, or n below 0.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> [len(rows) for rows in batches(10, 4, np.random.default_rng(0))]
     [4, 4, 2]
@@ -125,20 +162,32 @@ def build(
 ) -> Dataset:
     """A Dataset from rows as read: split first, then scaled by what the training rows say.
 
-    Args:
-        name, kind, classes: as in Dataset.
-        train: (x, y), x (n, features) or (n, height, width) of any real dtype and finite, y (n,)
-            int64 labels into classes, or real targets.
-        test: rows kept as the test split; None takes a fifth of train, and a fifth for validation.
-        validation: rows kept for validation; None beside test takes a sixth of train.
-        seed: decides the split, alone.
-        source, licence, files: for provenance; files maps a name to its SHA-256.
-        scale: False leaves x as it is.
+    Parameters
+    ----------
+    name, kind, classes
+        As in Dataset.
+    train
+        (x, y), x (n, features) or (n, height, width) of any real dtype and finite, y (n,) int64
+        labels into classes, or real targets.
+    test
+        Rows kept as the test split; None takes a fifth of train, and a fifth for validation.
+    validation
+        Rows kept for validation; None beside test takes a sixth of train.
+    seed
+        Decides the split, alone.
+    source, licence, files
+        For provenance; files maps a name to its SHA-256.
+    scale
+        False leaves x as it is.
 
-    Raises:
-        ValueError: too few rows of a class to split, a class without training rows, or values that
-            overflow float32.
+    Raises
+    ------
+    ValueError
+        For too few rows of a class to split, a class without training rows, or values that overflow
+        float32.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> x, y = np.arange(20.0).reshape(10, 2), np.array([0, 1] * 5)
     >>> build("ten", "binary", ("no", "yes"), (x, y), seed=0, source="example").test
@@ -178,6 +227,8 @@ def build(
 def require_finite(name: str, values: np.ndarray) -> None:
     """Raise a ValueError that names the first NaN or infinity of values, if there is one.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> require_finite("x", np.array([[1.0, 2.0], [3.0, np.nan]]))
     Traceback (most recent call last):

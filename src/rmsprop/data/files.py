@@ -32,15 +32,24 @@ def load_file(path: str | Path, *, seed: int = 0, kind: str | None = None) -> Da
     header if it has text over a number of the second line. A folder holds four IDX files, named as
     MNIST's.
 
-    Args:
-        path: what to read.
-        seed: decides the split, where it is not given.
-        kind: "binary", "multiclass" or "regression"; None decides by the labels, as from_arrays.
+    Parameters
+    ----------
+    path
+        What to read.
+    seed
+        Decides the split, where it is not given.
+    kind
+        "binary", "multiclass" or "regression"; None decides by the labels, as from_arrays.
 
-    Raises:
-        FileNotFoundError: nothing is there, or the folder lacks a file.
-        ValueError: the content does not fit; says where, and what would.
+    Raises
+    ------
+    FileNotFoundError
+        Where nothing is there, or the folder lacks a file.
+    ValueError
+        Where the content does not fit; says where, and what would.
 
+    Examples
+    --------
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = pathlib.Path(folder, "pets.csv")
@@ -83,17 +92,27 @@ def from_arrays(
     distinct values with at least 2 rows each, in increasing order, gaps allowed. All else is a
     regression; its targets stay as they are.
 
-    Args:
-        name: for titles.
-        arrays: x and y; or x_train, y_train, x_test, y_test and, else taken from the training rows,
-            x_val, y_val. x is (n, features), or (n, height, width) for images; y is (n,) or (n, 1).
-        seed: decides the split, where it is not given.
-        kind: "binary", "multiclass" or "regression"; None decides by the labels.
-        source, files: for provenance; files maps a name to its SHA-256.
+    Parameters
+    ----------
+    name
+        For titles.
+    arrays
+        x and y; or x_train, y_train, x_test, y_test and, else taken from the training rows, x_val,
+        y_val. x is (n, features), or (n, height, width) for images; y is (n,) or (n, 1).
+    seed
+        Decides the split, where it is not given.
+    kind
+        "binary", "multiclass" or "regression"; None decides by the labels.
+    source, files
+        For provenance; files maps a name to its SHA-256.
 
-    Raises:
-        ValueError: names, shapes, types or values do not fit, or there are too few rows.
+    Raises
+    ------
+    ValueError
+        Where names, shapes, types or values do not fit, or there are too few rows.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> x = np.arange(40.0).reshape(20, 2)
     >>> from_arrays("mine", {"x": x, "y": np.array(["no", "yes"] * 10)})

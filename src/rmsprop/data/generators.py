@@ -10,14 +10,22 @@ from rmsprop.data.dataset import Dataset, build
 def moons(n: int = 1000, *, noise: float = 0.2, seed: int = 0) -> Dataset:
     """Two interleaved half circles in the plane: the smallest problem a line cannot solve.
 
-    Args:
-        n: rows over all splits, at least 10.
-        noise: standard deviation of the Gaussian noise on each coordinate, before scaling.
-        seed: draws the points and decides the split.
+    Parameters
+    ----------
+    n
+        Rows over all splits, at least 10.
+    noise
+        Standard deviation of the Gaussian noise on each coordinate, before scaling.
+    seed
+        Draws the points and decides the split.
 
-    Raises:
-        ValueError: too few rows to split.
+    Raises
+    ------
+    ValueError
+        For too few rows to split.
 
+    Examples
+    --------
     >>> moons()
     Dataset('moons', binary, 2 features, 1 output, rows 600/200/200)
     """
@@ -35,14 +43,22 @@ def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0) -> Dataset:
 
     A third input is the constant 1, which stands in for a bias; x is therefore left unscaled.
 
-    Args:
-        n: rows over all splits, at least 10; the four clouds share them evenly.
-        noise: standard deviation of a cloud; 0.4 leaves 1.2 % of the points beyond an axis.
-        seed: draws the points and decides the split.
+    Parameters
+    ----------
+    n
+        Rows over all splits, at least 10; the four clouds share them evenly.
+    noise
+        Standard deviation of a cloud; 0.4 leaves 1.2 % of the points beyond an axis.
+    seed
+        Draws the points and decides the split.
 
-    Raises:
-        ValueError: too few rows to split.
+    Raises
+    ------
+    ValueError
+        For too few rows to split.
 
+    Examples
+    --------
     >>> xor().train.x[:, 2].min()
     np.float32(1.0)
     """
@@ -58,21 +74,35 @@ def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0) -> Dataset:
 
 
 def linear(n: int = 1000, *, features: int = 5, noise: float = 1.0, seed: int = 0) -> Dataset:
-    """A linear regression with known weights: x ~ N(0, I), y = x w + noise, w ~ N(0, I).
+    """A linear regression with known weights w.
 
-    Args:
-        n: rows over all splits, at least 5.
-        features: input columns.
-        noise: standard deviation of the noise on y; noise**2 is the best reachable squared error.
-        seed: draws x, w and the noise, and decides the split.
+    ::
 
-    Raises:
-        ValueError: too few rows to split.
+        y = x w + noise*N(0, 1)        x ~ N(0, I)        w ~ N(0, I)
 
+    Parameters
+    ----------
+    n
+        Rows over all splits, at least 5.
+    features
+        Input columns.
+    noise
+        Standard deviation of the noise on y; noise**2 is the best reachable squared error.
+    seed
+        Draws x, w and the noise, and decides the split.
+
+    Raises
+    ------
+    ValueError
+        For too few rows to split.
+
+    Examples
+    --------
     >>> linear().train.y.shape
     (600, 1)
     """
-    # Not the stream of `seed` alone: a model of the same seed draws its start from that, and w would be it.
+    # Not the stream of `seed` alone: a model of the same seed draws its start from that, and w
+    # would be it.
     rng = np.random.default_rng([seed, 1])
     w = rng.standard_normal(features)
     x = rng.standard_normal((n, features))
@@ -87,9 +117,13 @@ def digits(*, seed: int = 0) -> Dataset:
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, CC BY 4.0.
 
-    Args:
-        seed: decides the split.
+    Parameters
+    ----------
+    seed
+        Decides the split.
 
+    Examples
+    --------
     >>> digits().images.shape
     (359, 8, 8)
     """

@@ -26,14 +26,22 @@ FILES = {
 def read_idx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
     """The array in one IDX file, in the machine's byte order.
 
-    Args:
-        path: the file; gzip is told by its content, not by its name.
-        max_bytes: refuse a file whose header asks for more.
+    Parameters
+    ----------
+    path
+        The file; gzip is told by its content, not by its name.
+    max_bytes
+        Refuse a file whose header asks for more.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: not IDX, damaged, cut short, followed by other bytes, or too large.
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        For a file that is not IDX, damaged, cut short, followed by other bytes, or too large.
 
+    Examples
+    --------
     >>> import tempfile, pathlib
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = pathlib.Path(folder, "labels")
@@ -45,7 +53,18 @@ def read_idx(path: str | Path, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
 
 
 def read_idx_and_hash(path: str | Path, *, max_bytes: int = MAX_BYTES) -> tuple[np.ndarray, str]:
-    """The array in one IDX file and the SHA-256 of the uncompressed file; else as read_idx."""
+    """The array in one IDX file and the SHA-256 of the uncompressed file; else as read_idx.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "labels")
+    ...     _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 1]) + bytes([7]))
+    ...     array, sha256 = read_idx_and_hash(file)
+    >>> array.tolist(), len(sha256)
+    ([7], 64)
+    """
     path = Path(path)
     with path.open("rb") as stored:
         gzipped = stored.read(2) == b"\x1f\x8b"
@@ -83,20 +102,33 @@ def read_idx_and_hash(path: str | Path, *, max_bytes: int = MAX_BYTES) -> tuple[
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Which of the four files a folder lacks, both plain and as .gz."""
+    """Which of the four files a folder lacks, both plain and as .gz.
+
+    Examples
+    --------
+    >>> missing_files(Path("no such folder"))[:2]
+    ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte']
+    """
     return [name for name in FILES.values() if _stored(folder, name) is None]
 
 
 def read_folder(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The four arrays of a folder in MNIST's layout, and the SHA-256 of each uncompressed file.
 
-    Args:
-        folder: holds the four files named in FILES, each plain or with .gz; plain wins.
+    Parameters
+    ----------
+    folder
+        Holds the four files named in FILES, each plain or with .gz; plain wins.
 
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: as read_idx.
+    Raises
+    ------
+    FileNotFoundError
+        Where a file is missing.
+    ValueError
+        As `read_idx`.
 
+    Examples
+    --------
     >>> read_folder("no such folder")
     Traceback (most recent call last):
     FileNotFoundError: no such folder lacks train-images-idx3-ubyte, train-labels-idx1-ubyte, \

@@ -28,18 +28,29 @@ def load_mnist(
     The official test images are the test split; seed takes the validation images, stratified, out
     of the official training images. Source: Y. LeCun, C. Cortes and C. J. C. Burges, CC BY-SA 3.0.
 
-    Args:
-        data_dir: where to look first, there and in its folder mnist; then come $RMSPROP_DATA, the
-            same way, and the user's cache.
-        seed: decides the validation images.
-        download: fetch what is not found, 11 MB, into data_dir/mnist or else the cache.
+    Parameters
+    ----------
+    data_dir
+        Where to look first, there and in its folder mnist; then come $RMSPROP_DATA, the same way,
+        and the user's cache.
+    seed
+        Decides the validation images.
+    download
+        Fetch what is not found, 11 MB, into data_dir/mnist or else the cache.
 
-    Raises:
-        FileNotFoundError: not found, and download is False; says which files to put where.
-        ValueError: a file is damaged or is not MNIST's.
-        ModuleNotFoundError: download needs pooch, which is not installed.
-        OSError: the download failed.
+    Raises
+    ------
+    FileNotFoundError
+        Where it is not found, and download is False; says which files to put where.
+    ValueError
+        Where a file is damaged or is not MNIST's.
+    ModuleNotFoundError
+        Where download needs pooch, which is not installed.
+    OSError
+        Where the download failed.
 
+    Examples
+    --------
     >>> list(SHA256)[2:]
     ['t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte']
     """
@@ -68,18 +79,29 @@ def load_mnist(
 def download_mnist(folder: str | Path | None = None, *, base_url: str | None = None) -> Path:
     """Fetch the files of MNIST that a folder lacks, each checked before it takes its name.
 
-    Args:
-        folder: where they go; None means the folder mnist in the user's cache.
-        base_url: where they come from, as NAME.gz; None means BASE_URL.
+    Parameters
+    ----------
+    folder
+        Where they go; None means the folder mnist in the user's cache.
+    base_url
+        Where they come from, as NAME.gz; None means BASE_URL.
 
-    Returns:
+    Returns
+    -------
+    Path
         The folder.
 
-    Raises:
-        ModuleNotFoundError: pooch is not installed.
-        OSError: no connection, no such file there, or no room here.
-        ValueError: what came is not MNIST's; it is not kept.
+    Raises
+    ------
+    ModuleNotFoundError
+        Where pooch is not installed.
+    OSError
+        For no connection, no such file there, or no room here.
+    ValueError
+        Where what came is not MNIST's; it is not kept.
 
+    Examples
+    --------
     >>> BASE_URL
     'https://ossci-datasets.s3.amazonaws.com/mnist/'
     """
@@ -110,6 +132,8 @@ def download_mnist(folder: str | Path | None = None, *, base_url: str | None = N
 def cache_dir() -> Path:
     """The folder for downloads that may be deleted at any time, by the platform's own custom.
 
+    Examples
+    --------
     >>> cache_dir().name
     'rmsprop'
     """

@@ -21,7 +21,14 @@ CACHED_VIEWS = 4  # batch sizes: the full one and the last short one, in trainin
 
 
 class Workspace(NamedTuple):
-    """Buffers for one batch of n rows; a smaller batch sees the first rows of the same memory."""
+    """Buffers for one batch of n rows; a smaller batch sees the first rows of the same memory.
+
+    Examples
+    --------
+    >>> ws = Workspace.allocate(4, (3, 2), np.dtype(np.float32))
+    >>> [z.shape for z in ws.outputs], [d.shape for d in ws.deltas]
+    ([(4, 3), (4, 2)], [(4, 3)])
+    """
 
     outputs: list[Array]  # each layer (n, width): its activations; in the last, z and then dL/dz
     deltas: list[Array]  # each hidden layer (n, width): dL/da and then dL/dz
@@ -29,10 +36,24 @@ class Workspace(NamedTuple):
 
     @classmethod
     def allocate(cls, n: int, widths: Sequence[int], dtype: np.dtype[Any]) -> "Workspace":
+        """New buffers for n rows, one output for each width.
+
+        Examples
+        --------
+        >>> Workspace.allocate(2, (1,), np.dtype(np.float64)).ones.tolist()
+        [1.0, 1.0]
+        """
         outputs, deltas = ([np.empty((n, k), dtype) for k in ks] for ks in (widths, widths[:-1]))
         return cls(outputs, deltas, np.ones(n, dtype))
 
     def first(self, n: int) -> "Workspace":
+        """Views of the first n rows.
+
+        Examples
+        --------
+        >>> Workspace.allocate(4, (3, 2), np.dtype(np.float32)).first(1).outputs[0].shape
+        (1, 3)
+        """
         return Workspace([a[:n] for a in self.outputs], [d[:n] for d in self.deltas], self.ones[:n])
 
 
@@ -56,42 +77,56 @@ class MLP:
     `squared_error` has no factor 1/2: it is torch.nn.MSELoss and sklearn's mean_squared_error;
     sklearn's MLPRegressor minimises half of it.
 
-    Args:
-        sizes: Widths (inputs, hidden..., outputs); without a hidden width the model is linear.
-        activation: Of the hidden layers: "relu", "sigmoid" or "tanh".
-        loss: "softmax_cross_entropy" (labels 0 to k-1), "binary_cross_entropy" (one output, labels
-            0 and 1) or "squared_error" (real targets).
-        init: Weights are normal draws of variance 2 / inputs of the layer ("he") or
-            2 / (inputs + outputs) ("xavier"); "auto" is "he" for relu, else "xavier". Biases are 0.
-        seed: Of `np.random.default_rng`; float32 and float64 models start from the same draws.
-        dtype: float32 or float64, of the parameters and the arithmetic; x is converted to it.
-
-    Attributes:
-        params: {"w1": (inputs, hidden), "b1": (hidden,), "w2": ...}, to be updated in place.
-
-    Raises:
-        TypeError: Sizes that are not integers, another dtype, x or y that are not numbers.
-        ValueError: A size below 1, an unknown name, outputs that do not fit the loss, x or y of
-            another shape, an empty batch, labels that are out of range or not whole.
-
     A diverged model, with inf or nan in its parameters, gives an inf or nan loss and no warning.
     The buffers make a model unfit for two threads at once: give each thread its own.
 
-    Example:
-        >>> import numpy as np
-        >>> from rmsprop.models import MLP
-        >>> x, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
-        >>> model = MLP((2, 8, 1), activation="tanh", loss="binary_cross_entropy")
-        >>> for _ in range(500):
-        ...     loss, grads = model.loss_and_grads(x, y)
-        ...     for name, p in model.params.items():
-        ...         p -= 0.5 * grads[name]
-        >>> model.predict(x)
-        array([0, 1, 1, 0])
+    Parameters
+    ----------
+    sizes
+        Widths (inputs, hidden..., outputs); without a hidden width the model is linear.
+    activation
+        Of the hidden layers: "relu", "sigmoid" or "tanh".
+    loss
+        "softmax_cross_entropy" (labels 0 to k-1), "binary_cross_entropy" (one output, labels
+        0 and 1) or "squared_error" (real targets).
+    init
+        Weights are normal draws of variance 2 / inputs of the layer ("he") or
+        2 / (inputs + outputs) ("xavier"); "auto" is "he" for relu, else "xavier". Biases are 0.
+    seed
+        Of `np.random.default_rng`; float32 and float64 models start from the same draws.
+    dtype
+        float32 or float64, of the parameters and the arithmetic; x is converted to it.
 
-    References:
-        Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward networks.
-        He, Zhang, Ren and Sun 2015, Delving deep into rectifiers.
+    Attributes
+    ----------
+    params
+        {"w1": (inputs, hidden), "b1": (hidden,), "w2": ...}, to be updated in place.
+
+    Raises
+    ------
+    TypeError
+        For sizes that are not integers, another dtype, x or y that are not numbers.
+    ValueError
+        For a size below 1, an unknown name, outputs that do not fit the loss, x or y of another
+        shape, an empty batch, labels that are out of range or not whole.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rmsprop.models import MLP
+    >>> x, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
+    >>> model = MLP((2, 8, 1), activation="tanh", loss="binary_cross_entropy")
+    >>> for _ in range(500):
+    ...     loss, grads = model.loss_and_grads(x, y)
+    ...     for name, p in model.params.items():
+    ...         p -= 0.5 * grads[name]
+    >>> model.predict(x)
+    array([0, 1, 1, 0])
+
+    References
+    ----------
+    Glorot and Bengio 2010, Understanding the difficulty of training deep feedforward networks.
+    He, Zhang, Ren and Sun 2015, Delving deep into rectifiers.
     """
 
     def __init__(
@@ -133,9 +168,18 @@ class MLP:
 
         The gradients are the same arrays at every call: copy what must outlive the next one.
 
-        Args:
-            x: (n, inputs); used without a copy when C-contiguous and of the model's dtype.
-            y: (n,) or (n, 1) labels; for squared_error (n, outputs), or (n,) for one output.
+        Parameters
+        ----------
+        x
+            (n, inputs); used without a copy when C-contiguous and of the model's dtype.
+        y
+            (n,) or (n, 1) labels; for squared_error (n, outputs), or (n,) for one output.
+
+        Examples
+        --------
+        >>> loss, grads = MLP((2, 1), loss="squared_error").loss_and_grads([[1, 0]], [0])
+        >>> {name: g.shape for name, g in grads.items()}
+        {'w1': (2, 1), 'b1': (1,)}
         """
         x = checked_inputs(x, self.sizes[0])
         y = self._checked_targets(y, len(x))
@@ -147,7 +191,13 @@ class MLP:
 
     @np.errstate(all="ignore")
     def loss(self, x: ArrayLike, y: ArrayLike) -> float:
-        """The mean loss, of any number of rows, forward only and in bounded memory."""
+        """The mean loss, of any number of rows, forward only and in bounded memory.
+
+        Examples
+        --------
+        >>> MLP((2, 1), loss="squared_error").loss([[0, 0]], [3])
+        9.0
+        """
         x = checked_inputs(x, self.sizes[0])
         y = self._checked_targets(y, len(x))
         mean_loss = LOSSES[self.loss_name]
@@ -155,7 +205,13 @@ class MLP:
 
     @np.errstate(all="ignore")
     def scores(self, x: ArrayLike) -> Array:
-        """The last layer's z, a new array (n, outputs): logits, or the outputs of a regression."""
+        """The last layer's z, a new array (n, outputs): logits, or the outputs of a regression.
+
+        Examples
+        --------
+        >>> MLP((2, 3)).scores([[0, 0]]).tolist()
+        [[0.0, 0.0, 0.0]]
+        """
         x = checked_inputs(x, self.sizes[0])
         scores = np.empty((len(x), self.sizes[-1]), self.dtype)
         for rows, z in self._batches(x):
@@ -163,7 +219,15 @@ class MLP:
         return scores
 
     def predict(self, x: ArrayLike) -> Array:
-        """Class labels (n,); for squared_error outputs (n, outputs), or (n,) if there is one."""
+        """Class labels (n,); for squared_error outputs (n, outputs), or (n,) if there is one.
+
+        Examples
+        --------
+        >>> model = MLP((2, 3))
+        >>> model.params["b1"][:] = 0, 1, 0
+        >>> model.predict([[0, 0]])
+        array([1])
+        """
         scores = self.scores(x)
         if self.loss_name == "softmax_cross_entropy":
             return scores.argmax(axis=1)
@@ -173,7 +237,15 @@ class MLP:
 
     @np.errstate(all="ignore")
     def predict_proba(self, x: ArrayLike) -> Array:
-        """The probability of each class, (n, classes): for one output too, (n, 2), as sklearn."""
+        """The probability of each class, (n, classes): for one output too, (n, 2), as sklearn.
+
+        Raises ValueError for a regression.
+
+        Examples
+        --------
+        >>> MLP((2, 1), loss="binary_cross_entropy").predict_proba([[0, 0]]).tolist()
+        [[0.5, 0.5]]
+        """
         self._require_classes("predict_proba")
         z = self.scores(x)
         if self.loss_name == "binary_cross_entropy":
@@ -184,15 +256,32 @@ class MLP:
         return z
 
     def accuracy(self, x: ArrayLike, y: ArrayLike) -> float:
-        """The fraction of rows whose predicted class is y."""
+        """The fraction of rows whose predicted class is y.
+
+        Raises ValueError for a regression.
+
+        Examples
+        --------
+        >>> MLP((2, 2)).accuracy([[0, 0], [0, 0]], [0, 1])
+        0.5
+        """
         self._require_classes("accuracy")
         return self.score(x, y)
 
     @np.errstate(all="ignore")
     def score(self, x: ArrayLike, y: ArrayLike) -> float:
-        """Accuracy; for squared_error R^2 = 1 - sum((y - z)^2) / sum((y - mean(y))^2), at best 1.
+        """Accuracy; for squared_error R^2, at best 1.
+
+        ::
+
+            R^2 = 1 - sum((y - z)^2) / sum((y - mean(y))^2)
 
         R^2 is the mean over outputs; a constant target counts 1 if met exactly, else 0, as sklearn.
+
+        Examples
+        --------
+        >>> MLP((2, 1), loss="squared_error").score([[0, 0], [0, 0]], [-1, 1])
+        0.0
         """
         x = checked_inputs(x, self.sizes[0])
         y = self._checked_targets(y, len(x))
@@ -258,6 +347,13 @@ class MLP:
 
 
 def checked_inputs(x: ArrayLike, width: int) -> Array:
+    """x as an array (batch, width), or an error.
+
+    Examples
+    --------
+    >>> checked_inputs([[1, 2]], 2).shape
+    (1, 2)
+    """
     x = checked_numbers("x", x)
     if x.ndim != 2 or x.shape[1] != width or len(x) == 0:
         raise ValueError(
@@ -268,6 +364,13 @@ def checked_inputs(x: ArrayLike, width: int) -> Array:
 
 
 def checked_labels(y: ArrayLike, n: int, classes: int) -> Array:
+    """y as n whole labels below `classes`, flat, or an error.
+
+    Examples
+    --------
+    >>> checked_labels([[0.0], [1.0]], 2, 2).tolist()
+    [0, 1]
+    """
     y = checked_numbers("labels", y)
     if y.shape not in ((n,), (n, 1)):
         raise ValueError(
@@ -288,6 +391,13 @@ def checked_labels(y: ArrayLike, n: int, classes: int) -> Array:
 
 
 def checked_targets(y: ArrayLike, n: int, outputs: int) -> Array:
+    """y as an array (n, outputs), or an error.
+
+    Examples
+    --------
+    >>> checked_targets([1, 2], 2, 1).shape
+    (2, 1)
+    """
     y = checked_numbers("targets", y)
     if y.shape != (n, outputs) and not (outputs == 1 and y.shape == (n,)):
         raise ValueError(
@@ -298,6 +408,13 @@ def checked_targets(y: ArrayLike, n: int, outputs: int) -> Array:
 
 
 def checked_numbers(name: str, values: ArrayLike) -> Array:
+    """The values as an array of real numbers, or an error.
+
+    Examples
+    --------
+    >>> checked_numbers("x", [1, 2]).tolist()
+    [1, 2]
+    """
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise TypeError(
@@ -308,6 +425,13 @@ def checked_numbers(name: str, values: ArrayLike) -> Array:
 
 
 def checked_sizes(sizes: Sequence[int], loss: str) -> tuple[int, ...]:
+    """The sizes as integers that fit the loss, or an error.
+
+    Examples
+    --------
+    >>> checked_sizes([784, 10], "softmax_cross_entropy")
+    (784, 10)
+    """
     remedy = "Give (inputs, hidden..., outputs), for instance (784, 128, 10)."
     try:
         widths = tuple(operator.index(size) for size in sizes)
@@ -324,6 +448,14 @@ def checked_sizes(sizes: Sequence[int], loss: str) -> tuple[int, ...]:
 
 
 def one_of(name: str, value: str, options: Collection[str]) -> str:
+    """The value if it is one of the options, or an error that names the near one.
+
+    Examples
+    --------
+    >>> one_of("activation", "rely", ("relu", "tanh"))
+    Traceback (most recent call last):
+    ValueError: activation must be one of relu, tanh; got 'rely'. Did you mean 'relu'?
+    """
     if value in options:
         return value
     near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
