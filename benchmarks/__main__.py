@@ -1,6 +1,6 @@
 """All benchmarks, one process each, and their targets together at the end.
 
-    python benchmarks [--quick] [--large] [--json] [NAME ...]
+    python benchmarks [--quick] [--large] [--patience SECONDS] [--json] [NAME ...]
 
 `python -m benchmarks` does the same.  --json writes benchmarks/results/NAME.json for each.
 """
@@ -20,13 +20,10 @@ NAMES = ("step", "many", "dtypes", "norms", "growth", "start", "mnist_epoch", "s
 
 
 def main() -> int:
-    from tables import print_targets
+    from tables import add_options, print_targets
 
     parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, few rounds: do they run?"
-    )
-    parser.add_argument("--large", action="store_true", help="also what needs more than 12 GB")
+    add_options(parser)
     parser.add_argument("--json", action="store_true", help="write benchmarks/results/NAME.json")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     options = parser.parse_args()
@@ -36,6 +33,7 @@ def main() -> int:
             f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}"
         )
     flags = [f"--{name}" for name in ("quick", "large") if getattr(options, name)]
+    flags.append(f"--patience={options.patience}")
     start, failed, targets = time.perf_counter(), [], []
     with tempfile.TemporaryDirectory() as scratch:
         folder = HERE / "results" if options.json else Path(scratch)

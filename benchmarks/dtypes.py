@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from peers import Array, after, limit
+from limit import Array, limit
+from peers import after
 from rmsprop import Rule
 from rmsprop.kernels.cpu import KINDS, Batch, flags_of, scalars_of
 from rmsprop.kernels.plan import state_dtype

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from peers import FRESH, KERNEL, OURS, RULE, Array, Workload, gather, limit, verify
+from limit import Array, limit
+from peers import FRESH, KERNEL, OURS, RULE, Workload, gather, verify
 from rmsprop.kernels.cpu import Batch, flags_of, scalars_of
 from tables import Report, main
 from timing import Times

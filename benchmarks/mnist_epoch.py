@@ -23,10 +23,10 @@ import numpy as np
 import threadpoolctl
 from sklearn.neural_network import MLPClassifier
 
-from peers import Array, Missing, SeedsRMSprop
+from limit import Array
+from peers import Missing, SeedsRMSprop, require_torch, torch
 from rmsprop import Rule
 from rmsprop.data import Dataset, Split, batches, load
-from rmsprop.kernels.threads import threads
 from rmsprop.models import MLP
 from rmsprop.numpy import Optimizer
 from rmsprop.train import _epoch
@@ -70,12 +70,7 @@ class Torch:
     """PyTorch without a DataLoader, which would only slow it."""
 
     def __init__(self, data: Dataset):
-        try:
-            import torch
-        except ModuleNotFoundError:
-            raise Missing("not installed: pip install torch") from None
-        torch.set_num_threads(threads())
-        self.torch = torch
+        require_torch()
         self.x, self.y = torch.from_numpy(data.train.x), torch.from_numpy(data.train.y)
         hidden, last = torch.nn.Linear(*WIDTHS[:2]), torch.nn.Linear(*WIDTHS[1:])
         start = MLP(WIDTHS, seed=0).params
@@ -93,7 +88,7 @@ class Torch:
     def __call__(self) -> float:
         total = 0.0
         for rows in batches(len(self.x), BATCH, np.random.default_rng(0)):
-            chosen = self.torch.from_numpy(rows)
+            chosen = torch.from_numpy(rows)
             loss = self.loss(self.model(self.x[chosen]), self.y[chosen])
             self.optimizer.zero_grad()
             loss.backward()
@@ -197,11 +192,13 @@ def verify(data: Dataset) -> None:
     rtol, atol = 1e-2, 2e-4  # g/sqrt(v) turns rounding of a tiny g into part of a step
     np.testing.assert_allclose(seeds.params["w1"], ours.model.params["w1"], rtol, atol)
     try:
-        torch = Torch(short)
+        theirs = Torch(short)
     except Missing:
         return
-    np.testing.assert_allclose(torch(), loss, rtol=1e-4)
-    np.testing.assert_allclose(torch.weight.detach().numpy().T, ours.model.params["w1"], rtol, atol)
+    np.testing.assert_allclose(theirs(), loss, rtol=1e-4)
+    np.testing.assert_allclose(
+        theirs.weight.detach().numpy().T, ours.model.params["w1"], rtol, atol
+    )
 
 
 def optimizer_share(ours: Ours) -> float:

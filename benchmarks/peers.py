@@ -1,23 +1,33 @@
 """What ours is measured against: the memory limit, the seeds' NumPy, and PyTorch's optimizers."""
 
 import itertools
+import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange, types
 
+from limit import Array, limit
 from rmsprop import Rule, reference
-from rmsprop.kernels.cpu import GRAIN, KINDS, Batch, flags_of, scalars_of
+from rmsprop.kernels.cpu import KINDS, Batch, flags_of, scalars_of
 from rmsprop.kernels.threads import threads
 from rmsprop.numpy import Optimizer
 
+# PyTorch before Numba starts threads. Both bring an OpenMP; if the system's, which Numba loads, comes first,
+# torch.set_num_threads makes PyTorch's sqrt of 10,000 numbers take 4 ms instead of 5 us.
+# Without caches of what PyTorch compiled before, as otherwise compiling would seem to cost nothing.
+os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
 if TYPE_CHECKING:
     import torch
+else:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        torch = None
 
-Array = np.ndarray[Any, Any]
 Run = Callable[[], Any]
 
 RULE = Rule.from_dialect("torch", lr=1e-3)
@@ -36,10 +46,10 @@ ADAGRAD = "torch Adagrad, fused"
 class Workload:
     """Parameters and gradients that all contenders share; each keeps its own state."""
 
-    def __init__(self, shapes: Iterable[tuple[int, ...]], dtype: Any = np.float32):
+    def __init__(self, shapes: Iterable[tuple[int, ...]]):
         rng = np.random.default_rng(0)
-        self.p = {str(k): np.zeros(shape, dtype) for k, shape in enumerate(shapes)}
-        self.g = {k: _drawn(rng, p.shape, dtype) for k, p in self.p.items()}
+        self.p = {str(k): np.zeros(shape, np.float32) for k, shape in enumerate(shapes)}
+        self.g = {k: _drawn(rng, p.shape) for k, p in self.p.items()}
         self.size = sum(p.size for p in self.p.values())
 
 
@@ -53,42 +63,6 @@ class Contender(NamedTuple):
 
 class Missing(Exception):
     """Why a contender cannot take part here."""
-
-
-def limit(p: Array, g: Array, *slots: Array) -> Run:
-    """A loop that moves the bytes of a step over flat arrays and computes next to nothing.
-
-    It reads g, and reads and writes p and the state arrays (at most three), cut and shared out among
-    threads as our kernel does. float16 is added as integers, which costs what the bytes cost.
-    """
-    real = types.float64 if p.dtype == np.float64 else types.float32
-    if p.dtype == np.float16:
-        p, g = p.view(np.int16), g.view(np.int16)
-    a, b, c = [*slots, p, p, p][:3]
-    parts = max(1, min(p.size // GRAIN, threads()))
-    walk = _limit(len(slots), real, parallel=parts > 1)
-    return lambda: walk(p, g, a, b, c, parts)
-
-
-def _limit(slots: int, real: Any, parallel: bool) -> Any:
-    def walk(p, g, a, b, c, parts):
-        n = p.size
-        for k in prange(parts):
-            part = slice(
-                n * k // parts, n * (k + 1) // parts
-            )  # indices from 0 on: else not vectorised
-            q, h, u, v, w = p[part], g[part], a[part], b[part], c[part]
-            for i in range(q.size):
-                x = real(h[i])
-                if slots > 0:
-                    u[i] += x
-                if slots > 1:
-                    v[i] += x
-                if slots > 2:
-                    w[i] += x
-                q[i] -= h[i]
-
-    return njit(parallel=parallel)(walk)
 
 
 def _memory_limit(work: Workload) -> Contender:
@@ -141,15 +115,16 @@ def _seeds(work: Workload) -> Contender:
     return Contender(lambda: optimizer.update(work.p, work.g))
 
 
+def require_torch() -> None:
+    """Raise Missing without PyTorch; give it as many threads as ours has."""
+    if torch is None:
+        raise Missing("not installed: pip install torch")
+    torch.set_num_threads(threads())
+
+
 def parameters(work: Workload) -> "list[torch.Tensor]":
     """The workload's memory as PyTorch's parameters, with their gradients."""
-    # Kernels that PyTorch compiled for an earlier run of this benchmark would hide what compiling takes.
-    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise Missing("not installed: pip install torch") from None
-    torch.set_num_threads(threads())
+    require_torch()
     found = [torch.from_numpy(p) for p in work.p.values()]
     for p, g in zip(found, work.g.values(), strict=True):
         p.grad = torch.from_numpy(g)
@@ -158,33 +133,31 @@ def parameters(work: Workload) -> "list[torch.Tensor]":
 
 def _torch_rmsprop(work: Workload, foreach: bool) -> Contender:
     params = parameters(work)
-    from torch.optim import RMSprop
-
     kwargs = {"lr": RULE.lr, "alpha": RULE.decay, "eps": RULE.eps, "foreach": foreach}
-    return Contender(RMSprop(params, **kwargs).step)
+    return Contender(torch.optim.RMSprop(params, **kwargs).step)
 
 
 def _torch_adagrad(work: Workload) -> Contender:
     """PyTorch's CPU has no fused RMSprop. This moves the same bytes and computes almost the same."""
-    params = parameters(work)
-    from torch.optim import Adagrad
-
-    return Contender(Adagrad(params, lr=RULE.lr, fused=True).step)
+    return Contender(torch.optim.Adagrad(parameters(work), lr=RULE.lr, fused=True).step)
 
 
 def _torch_compiled(work: Workload) -> Contender:
     step = _torch_rmsprop(work, foreach=True).run
-    import torch
-
     step()  # makes the state, which is not compiled
     torch.compiler.reset()
     compiled = torch.compile(step)
     start = time.perf_counter()
+    logging.disable(logging.WARNING)
     try:
-        for _ in range(3):
-            compiled()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(3):
+                compiled()
     except Exception as error:  # whatever becomes of a missing C++ compiler
         raise Missing(f"cannot compile: {str(error).strip().splitlines()[0][:50]}") from error
+    finally:
+        logging.disable(logging.NOTSET)
     seconds = time.perf_counter() - start
     return Contender(compiled, 4, f"compiles for {seconds:.1f} s before the first step")
 
@@ -243,7 +216,7 @@ def after(rule: Rule, p: Array, g: Array, steps: int) -> Array:
     return p
 
 
-def _drawn(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:
+def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Normal numbers; of large arrays, the same million again and again, as drawing takes long."""
-    some = rng.standard_normal(min(int(np.prod(shape)), 1 << 20)).astype(dtype)
+    some = rng.standard_normal(min(int(np.prod(shape)), 1 << 20), dtype=np.float32)
     return np.resize(some, shape)

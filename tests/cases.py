@@ -167,7 +167,7 @@ BAD_ARRAYS: dict[str, tuple[Callable[[], Any], str]] = {
     "string": (lambda: np.array(["a", "b", "c"]), "<U1"),
     "longdouble": (lambda: np.ones(3, np.longdouble), "float"),
     "big-endian": (lambda: np.ones(3, np.dtype("float64").newbyteorder()), "byte order"),
-    "masked": (lambda: np.ma.masked_array(np.ones(3), [0, 1, 0]), "mask"),
+    "masked": (lambda: np.ma.masked_array(np.ones(3), np.arange(3) == 1), "mask"),
     "structured": (lambda: np.ones(3, [("x", "f8")]), "float16, float32 or float64"),
     "list of floats": (lambda: [1.0, 2.0, 3.0], "float"),
     "number": (lambda: 1.0, "float"),
@@ -196,13 +196,23 @@ def mixed_gradients(steps: int, size: int, dtype: np.dtype[Any], seed: int = 0) 
 def ulp(dtype: np.dtype[Any], *operands: Any) -> Array:
     """One unit in the last place of the largest operand, elementwise, as float64."""
     largest = np.max(np.abs(np.broadcast_arrays(*operands)), axis=0)
-    most = np.nextafter(np.finfo(dtype).max, dtype.type(0))  # infinity has no spacing, the last no next
+    most = np.nextafter(
+        np.finfo(dtype).max, dtype.type(0)
+    )  # infinity has no spacing, the last no next
     with np.errstate(invalid="ignore"):  # of a NaN
-        return np.spacing(np.minimum(largest.astype(float), float(most)).astype(dtype)).astype(float)
+        return np.spacing(np.minimum(largest.astype(float), float(most)).astype(dtype)).astype(
+            float
+        )
 
 
 def allowance(
-    rule: Rule, p: Array, g: Array, before: State, dtype: np.dtype[Any], ulps: float
+    rule: Rule,
+    p: Array,
+    g: Array,
+    before: State,
+    dtype: np.dtype[Any],
+    ulps: float,
+    lr: Any = None,
 ) -> dict[str, Array]:
     """How far two right computations of one step may stand apart: for p, v, m and b, elementwise.
 
@@ -216,8 +226,12 @@ def allowance(
         What the step starts from. g is clipped already.
     dtype
         What the step computes in.
+    lr
+        In place of the rule's. With a column of rates, and a column of steps in `before.t`, the rows of the
+        other arrays are many steps at once.
     """
-    lr, rho, mu, wd = rule.lr, rule.decay, rule.momentum, rule.weight_decay
+    rho, mu, wd = rule.decay, rule.momentum, rule.weight_decay
+    lr = rule.lr if lr is None else lr
     p, g, v, m, b = (np.asarray(x, np.float64) for x in (p, g, *before[1:]))
     t = before.t + 1
 

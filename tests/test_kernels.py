@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ BIT_NAMES = [
     "SCALE", "CLIP", "COUPLED", "DECOUPLED", "EMA", "SUM", "BEFORE", "CENTERED", "CORRECT", "EPS_IN_SQRT",
     "MOMENTUM", "NESTEROV", "LR_IN_MOMENTUM",
 ]  # fmt: skip
+FLOATS = (KINDS["float64"], KINDS["float64"], KINDS["float64"])
 compiled_only = pytest.mark.skipif(INTERPRETED, reason="of compiled code; NUMBA_DISABLE_JIT is set")
 
 
@@ -106,7 +107,9 @@ def numbers(draw: st.DrawFn, rule: Rule) -> Rule:
     def power(low: float, high: float) -> float:
         return 10.0 ** draw(st.floats(low, high))
 
-    fields: dict[str, Any] = {"decay": draw(st.sampled_from([0.0, 0.9, 0.9999]) | st.floats(0, 0.9999))}
+    fields: dict[str, Any] = {
+        "decay": draw(st.sampled_from([0.0, 0.9, 0.9999]) | st.floats(0, 0.9999))
+    }
     # Without eps a centered rule divides by nothing but rounding.
     fields["eps"] = power(-8, 0) if rule.centered or draw(st.booleans()) else 0.0
     fields["lr"] = power(-6, 1) if draw(st.booleans()) else draw(st.sampled_from([0.0, 1e-3, 1.0]))
@@ -130,7 +133,9 @@ def arrays(draw: st.DrawFn, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arr
     bound = 4.0 if half else 2.0**40
     scale = 10.0 ** draw(st.integers(-3, 3 if half else 8))
     x = np.array(rng.normal(0, 1, shape) * scale, dtype)
-    few = st.sampled_from([0.0, -0.0, 1.0, -1.0]) | st.floats(-bound, bound, width=16 if half else 32)
+    few = st.sampled_from([0.0, -0.0, 1.0, -1.0]) | st.floats(
+        -bound, bound, width=16 if half else 32
+    )
     for value in draw(st.lists(few, max_size=4)):
         if x.size:
             x.flat[rng.integers(x.size)] = value
@@ -139,7 +144,7 @@ def arrays(draw: st.DrawFn, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arr
 
 def state_of(optimizer: Optimizer, path: str, p: Array) -> reference.State:
     """The optimizer's state of one array, in the dtype that it computes in."""
-    slots = optimizer._state.slots
+    slots = optimizer.state.slots
     arrays = [slots[s][path].copy() if s in slots else np.zeros_like(p) for s in "vmb"]
     return reference.State(optimizer.step_count, *arrays)
 
@@ -173,7 +178,7 @@ def assert_steps_like_the_reference(
             slack["p"] = slack["p"] + ulp(np.dtype(np.float16), stored)
         assert_within(params[path], stored, slack["p"], f"p of {path!r}")
         for slot in rule.slots:
-            mine = optimizer._state.slots[slot][path]
+            mine = optimizer.state.slots[slot][path]
             assert mine.dtype == real[path]
             assert_within(mine, getattr(after, slot), slack[slot], f"{slot} of {path!r}")
 
@@ -182,7 +187,7 @@ def assert_steps_like_the_reference(
 class TestAgainstReference:
     @pytest.mark.parametrize("precision", [FLOAT32, FLOAT64], ids=["float32", "float64"])
     @pytest.mark.parametrize("name", RULES)
-    @settings(max_examples=12)
+    @settings(max_examples=3 if INTERPRETED else 12)
     @given(data=st.data())
     def test_random(self, name: str, precision: Precision, data: st.DataObject) -> None:
         rule = data.draw(numbers(RULES[name]))
@@ -194,7 +199,7 @@ class TestAgainstReference:
             assert_steps_like_the_reference(optimizer, params, grads, precision.ulps)
 
     @pytest.mark.parametrize("name", ["plain", "corrected-all", "adamw"])
-    @settings(max_examples=25)
+    @settings(max_examples=5 if INTERPRETED else 25)
     @given(data=st.data())
     def test_mixed_dtypes_in_one_dict(self, name: str, data: st.DataObject) -> None:
         pairs = [
@@ -237,7 +242,7 @@ class TestAgainstReference:
             for path, q, state in zip(params, mirror, states, strict=True):
                 np.testing.assert_allclose(params[path], q, 1e-11, 1e-12, err_msg=f"{t}")
                 for slot in rule.slots:
-                    mine, theirs = optimizer._state.slots[slot][path], getattr(state, slot)
+                    mine, theirs = optimizer.state.slots[slot][path], getattr(state, slot)
                     np.testing.assert_allclose(mine, theirs, 1e-11, 1e-12, err_msg=f"{slot} {t}")
 
     def test_every_float16_is_read_and_written_as_numpy_does(self) -> None:
@@ -292,20 +297,23 @@ ELEMENTWISE = [name for name, r in RULES.items() if not (r.clip_norm or r.clip_g
 
 
 def run(
-    rule: Rule, p: Array, grads: Sequence[Array], cuts: Sequence[int], n: int, offset: int = 0
+    rule: Rule, p: Array, grads: Iterable[Array], cuts: Sequence[int], n: int, offset: int = 0
 ) -> list[bytes]:
     """p and the state after stepping these values as arrays cut like this, on n threads."""
 
     def pieces(x: Array) -> dict[str, Array]:
         memory = np.empty(x.size + offset, x.dtype)
         memory[offset:] = x
-        return {str(k): memory[offset + a : offset + b] for k, (a, b) in enumerate(itertools.pairwise(cuts))}
+        return {
+            str(k): memory[offset + a : offset + b]
+            for k, (a, b) in enumerate(itertools.pairwise(cuts))
+        }
 
     params, optimizer = pieces(p), Optimizer(rule)
     with thread_count(n):
         for g in grads:
             optimizer.update(params, pieces(g))
-    state = [optimizer._state.slots[slot] for slot in rule.slots]
+    state = [optimizer.state.slots[slot] for slot in rule.slots]
     return [np.concatenate(list(known.values())).tobytes() for known in (params, *state)]
 
 
@@ -324,7 +332,9 @@ class TestBits:
         assert run(RULES[name], p, grads, CUTS, 1) == expected, "eight arrays"
         assert run(RULES[name], p, grads, CUTS, 2) == expected, "eight arrays, two threads"
         for offset in (1, 3):
-            assert run(RULES[name], p, grads, [0, SIZE], 2, offset) == expected, "not aligned to a vector"
+            assert run(RULES[name], p, grads, [0, SIZE], 2, offset) == expected, (
+                "not aligned to a vector"
+            )
         tail = [0, *range(SIZE - 21, SIZE + 1)]
         assert run(RULES[name], p, grads, tail, 1) == expected, "one element at a time"
 
@@ -355,7 +365,8 @@ class TestBits:
             for n in (1, 2, 3, 5, 7):
                 numba.set_num_threads(n)
                 rng = np.random.default_rng(0)
-                p = {str(k): rng.normal(0, 1, size).astype("f4") for k, size in enumerate((7, 300_001, 250_007, 99))}
+                sizes = (7, 300_001, 250_007, 99)
+                p = {str(size): rng.normal(0, 1, size).astype("f4") for size in sizes}
                 grads = [rng.normal(0, 1, size) for size in (10, 10_001, 32_768, 32_769, 1_000_003)]
                 optimizer = Optimizer(Rule(momentum=0.9, centered=True, clip_global_norm=1.0))
                 for _ in range(2):
@@ -418,7 +429,7 @@ class TestNorms:
 # The machine.
 
 
-def python(code: str, *, ok: bool = True, **env: str) -> str:
+def python(code: str, **env: str) -> str:
     """What a fresh interpreter prints for these lines."""
     lines = [line[12:] for line in code.strip("\n").splitlines()]
     source = str(Path(rmsprop.__file__).parents[1])
@@ -430,12 +441,11 @@ def python(code: str, *, ok: bool = True, **env: str) -> str:
         text=True,
         timeout=300,
     )
-    assert (done.returncode == 0) == ok, done.stderr
-    if ok:
-        for line in done.stderr.splitlines():
-            if "Warning:" in line:
-                assert "RuntimeWarning: compiled code is not cached" in line, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    for line in done.stderr.splitlines():
+        if "Warning:" in line:
+            assert "RuntimeWarning: compiled code is not cached" in line, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     return done.stdout
 
 
@@ -475,14 +485,14 @@ class TestCompiledCodeCache:
         assert snapshot(tmp_path) == before, "a second process compiles nothing"
 
         rng = np.random.default_rng(0)
-        for suffix, damage in itertools.product((".nbi", ".nbc"), ("empty", "half", "noise")):
-            folder = tmp_path.parent / f"{tmp_path.name}{suffix}-{damage}"
+        for first, suffix in enumerate((".nbi", ".nbc", ".nbc")):
+            folder = tmp_path.parent / f"{tmp_path.name}-{first}"
             shutil.copytree(tmp_path, folder)
-            for path in folder.rglob(f"*{suffix}"):
+            for k, path in enumerate(sorted(folder.rglob(f"*{suffix}"))):
                 content = path.read_bytes()
-                noise = rng.bytes(len(content))
-                path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "noise": noise}[damage])
-            assert python(ONE_STEP, NUMBA_CACHE_DIR=str(folder)) == STEPPED, (suffix, damage)
+                damaged = b"", content[: len(content) // 2], rng.bytes(len(content))
+                path.write_bytes(damaged[(first + k) % 3])
+            assert python(ONE_STEP, NUMBA_CACHE_DIR=str(folder)) == STEPPED, suffix
 
     @pytest.mark.long
     def test_new_arithmetic_is_not_answered_from_an_old_cache(self, tmp_path: Path) -> None:
@@ -500,7 +510,7 @@ class TestCompiledCodeCache:
 
     @pytest.mark.long
     def test_serial_and_parallel_code_are_kept_apart(self, tmp_path: Path) -> None:
-        for threads in ("1", "2", "1"):
+        for threads in ("1", "2"):
             found = python(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_NUM_THREADS=threads)
             assert found == STEPPED
 
@@ -555,7 +565,8 @@ class TestProcessesAndThreads:
                 optimizer, rng = make(), np.random.default_rng(1)
                 for _ in range(steps):
                     optimizer.update(p, rng.normal(0, 1, p.shape).astype(p.dtype))
-            makes = [lambda: RMSprop(0.1, clip_norm=3.0), lambda: Adam(0.1), lambda: RMSprop(0.1, momentum=0.9)]
+            clipped, heavy = lambda: RMSprop(0.1, clip_norm=3.0), lambda: RMSprop(0.1, momentum=0.9)
+            makes = [clipped, lambda: Adam(0.1), heavy]
             alone = [np.ones(200_000, "f4") for _ in makes]
             for make, p in zip(makes, alone):
                 work(make, p, 12)
@@ -594,7 +605,7 @@ class TestBatch:
     def test_steps_rows_of_one_kind(self) -> None:
         rule = Rule(lr=0.5, decay=0.75, eps=1.0)
         rows = [(np.ones(n), np.full(n, 2.0), np.zeros(n), None, None) for n in (3, 0, 5)]
-        batch = Batch(rows, (KINDS["float64"],) * 3)
+        batch = Batch(rows, FLOATS)
         batch.step(flags_of(rule), scalars_of(rule, rule.lr, 1))
         for row in rows:
             assert row[0].tolist() == [0.5] * row[0].size
@@ -603,9 +614,9 @@ class TestBatch:
     @pytest.mark.nojit
     def test_no_rows_and_scales(self) -> None:
         rule = Rule(lr=1.0, second_moment="none", maximize=True)
-        Batch([], (KINDS["float64"],) * 3).step(flags_of(rule), scalars_of(rule, 1.0, 1))
+        Batch([], FLOATS).step(flags_of(rule), scalars_of(rule, 1.0, 1))
         rows = [(np.zeros(2), np.ones(2), None, None, None) for _ in range(2)]
-        batch = Batch(rows, (KINDS["float64"],) * 3)
+        batch = Batch(rows, FLOATS)
         batch.step(flags_of(rule), scalars_of(rule, 1.0, 1), np.array([-1.0, -0.25]))
         assert [row[0].tolist() for row in rows] == [[1.0, 1.0], [0.25, 0.25]]
 

@@ -128,7 +128,9 @@ class TestClip:
         np.testing.assert_allclose(clipped, expected, rtol=1e-14)
 
     def test_by_joint_norm(self) -> None:
-        clipped = reference.clip(Rule(clip_global_norm=6.5), [np.array([3.0, 4.0]), np.array([[12.0]])])
+        clipped = reference.clip(
+            Rule(clip_global_norm=6.5), [np.array([3.0, 4.0]), np.array([[12.0]])]
+        )
         np.testing.assert_allclose(clipped[0], [1.5, 2.0])
         np.testing.assert_allclose(clipped[1], [[6.0]])
         assert reference.clip(Rule(clip_global_norm=1.0), []) == []

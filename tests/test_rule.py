@@ -44,7 +44,8 @@ def valid_rules() -> st.SearchStrategy[Rule]:
         try:
             return Rule(**values)
         except ValueError as error:
-            assert "must be" not in str(error), "in range, so only a conflict may be refused"
+            if "must be" in str(error):
+                raise  # in range, so only a conflict may be refused
             return None
 
     made = st.fixed_dictionaries(fields | switches).map(build)
@@ -59,16 +60,18 @@ class TestValidation:
         assert type(caught.value) is error
         assert word in str(caught.value), "the message says what is allowed"
 
-    @pytest.mark.parametrize(("name", "value"), [("lr", -0.5), ("decay", 1.25), ("clip_norm", -3.0)])
+    @pytest.mark.parametrize(
+        ("name", "value"), [("lr", -0.5), ("decay", 1.25), ("clip_norm", -3.0)]
+    )
     def test_message_shows_the_value(self, name: str, value: float) -> None:
         with pytest.raises(ValueError, match=re.escape(repr(value))):
-            Rule(**{name: value})
+            Rule().replace(**{name: value})
 
     @pytest.mark.parametrize(("fields", "words"), CONFLICTS)
     def test_refuses_switches_that_exclude_each_other(
         self, fields: dict[str, Any], words: list[str]
     ) -> None:
-        with pytest.raises(ValueError, match=".") as caught:
+        with pytest.raises(ValueError, match=words[0]) as caught:
             Rule(**fields)
         for word in words:
             assert word in str(caught.value)
@@ -76,7 +79,10 @@ class TestValidation:
     @pytest.mark.parametrize(
         ("name", "values"),
         [
-            ("lr", [0, 0.0, 1e30, 5, np.float32(0.5), np.float64(0.5), np.int64(1), Fraction(1, 4)]),
+            (
+                "lr",
+                [0, 0.0, 1e30, 5, np.float32(0.5), np.float64(0.5), np.int64(1), Fraction(1, 4)],
+            ),
             ("decay", [0, 0.0, 0.999999, np.nextafter(1, 0)]),
             ("eps", [0, 1e-300, 1.0]),
             ("momentum", [0, 1, 1.0, np.float16(0.5)]),
@@ -110,7 +116,13 @@ class TestValidation:
 class TestNames:
     @pytest.mark.parametrize(
         ("wrong", "near"),
-        [("pytorch", "torch"), ("kears", "keras"), ("optx", "optax"), ("AdamW", "adamw"), ("TF1", "tf1")],
+        [
+            ("pytorch", "torch"),
+            ("kears", "keras"),
+            ("optx", "optax"),
+            ("AdamW", "adamw"),
+            ("TF1", "tf1"),
+        ],
     )
     def test_unknown_dialect_suggests_the_near_one(self, wrong: str, near: str) -> None:
         with pytest.raises(ValueError, match=f"{wrong!r}; did you mean {near!r}") as caught:
@@ -120,7 +132,12 @@ class TestNames:
 
     @pytest.mark.parametrize(
         ("wrong", "near"),
-        [("decai", "decay"), ("centred", "centered"), ("epsilon", "eps"), ("clipnorm", "clip_norm")],
+        [
+            ("decai", "decay"),
+            ("centred", "centered"),
+            ("epsilon", "eps"),
+            ("clipnorm", "clip_norm"),
+        ],
     )
     def test_unknown_field_suggests_the_near_one(self, wrong: str, near: str) -> None:
         for make in (
@@ -153,7 +170,16 @@ class TestNames:
         assert (rule.momentum, rule.centered, rule.lr, rule.eps) == (0.0, False, 1e-4, 1e-4)
 
     def test_tables_of_dialects(self) -> None:
-        assert set(DIALECTS) == {"hinton", "graves", "torch", "keras", "tf1", "optax", "timm", "sb3"}
+        assert set(DIALECTS) == {
+            "hinton",
+            "graves",
+            "torch",
+            "keras",
+            "tf1",
+            "optax",
+            "timm",
+            "sb3",
+        }
         assert set(PRESETS) == {"sgd", "momentum", "nesterov", "adagrad", "adam", "adamw"}
         for entry in (*DIALECTS.values(), *PRESETS.values()):
             assert entry.source, "where it was read"
@@ -169,8 +195,8 @@ class TestValue:
             other = {"second_moment": "sum", "first_moment": "before"}.get(name)
             if other is None:
                 other = True if default is False else 0.625
-            extra = {"momentum": 0.5} if name == "nesterov" else {}
-            assert Rule(**{name: other}, **extra) != Rule(**extra), name
+            plain = Rule(momentum=0.5) if name == "nesterov" else Rule()
+            assert plain.replace(**{name: other}) != plain, name
         assert len({Rule(), Rule(lr=0.01), Rule(lr=0.02)}) == 2
         assert {Rule(momentum=0.5): 1}[Rule(momentum=0.5)] == 1
 
@@ -191,9 +217,11 @@ class TestValue:
         assert repr(Rule()) == "Rule(lr=0.01)"
         assert repr(Rule(lr=0.5, centered=True)) == "Rule(lr=0.5, centered=True)"
 
-    @pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", '"lr"', '{"lr": NaN}', '{"lr": -1}'])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[1]", "3", "null", '"lr"', '{"lr": NaN}', '{"lr": -1}']
+    )
     def test_bad_json(self, text: str) -> None:
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"JSON|line 1 column|lr must be"):
             Rule.from_json(text)
 
     def test_to_dict_is_a_copy_with_every_field(self) -> None:
@@ -312,7 +340,9 @@ def evaluate(text: str, p: float, grads: list[float], v0: float) -> list[dict[st
         for line in text.splitlines():
             name, _, formula = line.split("      (")[0].partition(" <- ")
             formula = formula.replace("|g|", "abs(g)").replace("^", "**")
-            known[name] = eval(formula, {"sqrt": math.sqrt, "max": max, "min": min, "abs": abs}, known)
+            known[name] = eval(
+                formula, {"sqrt": math.sqrt, "max": max, "min": min, "abs": abs}, known
+            )
         seen.append(dict(known))
     return seen
 
@@ -327,11 +357,15 @@ class TestEquations:
         expected = EVERYTHING_EQUATIONS.strip().replace("\n        ", "\n")
         assert EVERYTHING.equations() == expected
 
-    @pytest.mark.parametrize("name", [*DIALECTS, *PRESETS, *(f"{name} +" for name in DIALECTS), *RULES])
+    @pytest.mark.parametrize(
+        "name", [*DIALECTS, *PRESETS, *(f"{name} +" for name in DIALECTS), *RULES]
+    )
     def test_agree_with_the_reference(self, name: str) -> None:
         """Each printed line is evaluated as Python, in order, and compared with `rmsprop.reference`."""
         if name.endswith(" +"):
-            rule = dialect_rules()[name[:-2]].replace(momentum=0.9, centered=True, weight_decay=0.05)
+            rule = dialect_rules()[name[:-2]].replace(
+                momentum=0.9, centered=True, weight_decay=0.05
+            )
         else:
             rule = {**dialect_rules(), **RULES}[name]
         grads = [0.7, -1.3, 0.4, 2.5, -0.1, 0.9]

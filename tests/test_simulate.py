@@ -225,7 +225,9 @@ def test_noise_enters_the_gradient_of_any_rule_alike_and_leaves_the_losses():
     for name in ("hinton", "adam", "everything"):
         found = path(surface, RULES[name], (-1.0, 1.0), 60, seed=4)
         assert_same(found, stepped(surface, RULES[name], found, noise=u))
-        assert not np.allclose(found.positions, path(ROSENBROCK, RULES[name], (-1, 1), 60).positions)
+        assert not np.allclose(
+            found.positions, path(ROSENBROCK, RULES[name], (-1, 1), 60).positions
+        )
 
 
 def test_there_is_no_noise_along_a_coordinate_that_does_not_count():
@@ -270,7 +272,11 @@ def test_plain_rmsprop_moves_by_its_effective_rate_times_the_gradient():
 @pytest.mark.parametrize("name", SURFACES)
 def test_paths_that_diverge_do_so_calmly(name):
     surface = slow(SURFACES[name])
-    for rule in (Rule.from_dialect("sgd", lr=1e10), Rule(lr=1e300), RULES["everything"].replace(lr=1e30)):
+    for rule in (
+        Rule.from_dialect("sgd", lr=1e10),
+        Rule(lr=1e300),
+        RULES["everything"].replace(lr=1e30),
+    ):
         found = path(surface, rule, surface.start, 60)
         assert np.isfinite(found.positions[0]).all()
 
@@ -319,7 +325,7 @@ def test_a_grid_holds_the_values_row_by_row():
 
 
 def descend(gradient: Any, start: Any, steps: int, update: Any) -> np.ndarray:
-    """Every position of the loop that the slides write, the start first; `update(g, t)` is what to subtract."""
+    """Every position of the slides' loop, the start first; `update(g, t)` is what to subtract."""
     point = np.array(start, dtype=float)
     trajectory = [point.copy()]
     for t in range(1, steps + 1):

@@ -2,6 +2,7 @@
 
 import math
 import statistics as standard
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ by_seed = st.dictionaries(st.integers(0, 9), numbers)
 
 @given(samples)
 def test_an_interval_is_students(values):
-    found = interval(values)
+    found: Any = interval(values)
     assert found["n"] == len(values)
     scale = max(map(abs, values))
     assert found["mean"] == pytest.approx(np.mean(values), rel=1e-12, abs=1e-12 * scale)
@@ -30,7 +31,9 @@ def test_an_interval_is_students(values):
         low, high = stats.t.interval(
             0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
         )
-        assert (found["low"], found["high"]) == pytest.approx((low, high), rel=1e-6, abs=1e-9 * scale)
+        assert (found["low"], found["high"]) == pytest.approx(
+            (low, high), rel=1e-6, abs=1e-9 * scale
+        )
 
 
 def test_an_interval_by_hand():

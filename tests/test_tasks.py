@@ -114,7 +114,9 @@ def test_what_a_task_is_goes_into_json_with_where_its_data_come_from(tmp_path):
     assert len(kept["provenance"]["files"]["rent.csv"]) == 64  # SHA-256: other data, another task
 
 
-@pytest.mark.parametrize(("name", "near"), [("digit", "digits"), ("moon", "moons"), ("MNIST", "mnist")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("digit", "digits"), ("moon", "moons"), ("MNIST", "mnist")]
+)
 def test_an_unknown_name_tells_the_near_one(name, near):
     with pytest.raises(ValueError, match=f"Did you mean {near}"):
         _ = Task.of(name).dataset

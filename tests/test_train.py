@@ -1,5 +1,6 @@
 """Training: the same seed the same run, what its record says, and what becomes of one that diverges."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,17 +9,17 @@ import numba
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, r2_score
-from test_tasks import write_csv, write_npz
 from threadpoolctl import threadpool_limits
 
 import needs
 import rmsprop.train as training
 from rmsprop import Rule, reference
-from rmsprop.data import Dataset, Split, batches
+from rmsprop.data import Split, batches
 from rmsprop.models import MLP
 from rmsprop.schedules import Cosine
 from rmsprop.tasks import Task
 from rmsprop.train import Run, train
+from test_tasks import write_csv, write_npz
 
 SGD, ADAM = Rule.from_dialect("sgd", lr=0.1), Rule.from_dialect("adam", lr=0.01)
 RMSPROP = Rule(lr=0.005)
@@ -90,11 +91,12 @@ def test_the_same_seed_gives_every_rule_the_same_start_and_batches(orders):
 
 
 def test_a_run_does_not_change_the_random_state_of_numpy_or_another_run():
-    state = np.random.get_state()  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
     alone = untimed(train(Task.of("moons", epochs=2), RMSPROP, seed=1))
     train(Task.of("moons", epochs=2), ADAM, seed=2)
     assert untimed(train(Task.of("moons", epochs=2), RMSPROP, seed=1)) == alone
-    assert np.array_equal(state[1], np.random.get_state()[1])  # noqa: NPY002
+    after: Any = np.random.get_state()  # noqa: NPY002
+    assert np.array_equal(state[1], after[1])
 
 
 def test_the_number_of_threads_does_not_change_a_bit():
@@ -148,7 +150,9 @@ def test_the_measurements_are_those_of_the_trained_model(name, models):
     run = train(task, RMSPROP, seed=1, schedule="cosine")
     model, data = models[-1], task.dataset
     assert run.steps == [k * task.steps_per_epoch for k in range(4)]
-    assert all(len(curve) == 4 for curve in (run.train_loss, run.validation_loss, run.validation_score))
+    assert all(
+        len(curve) == 4 for curve in (run.train_loss, run.validation_loss, run.validation_score)
+    )
     assert run.seconds[0] == 0.0
     assert all(a < b for a, b in zip(run.seconds, run.seconds[1:], strict=False))
     assert (run.task, run.seed, run.schedule) == (name, 1, "cosine")
@@ -208,8 +212,7 @@ def test_the_test_split_is_not_looked_at_before_the_end(models, monkeypatch):
             return super().__getattribute__(name)
 
     guarded = Guarded(data.test.x, data.test.y)
-    fields = {name: getattr(data, name) for name in data.__dataclass_fields__}
-    monkeypatch.setattr(Task, "dataset", Dataset(**fields | {"test": guarded}))
+    monkeypatch.setattr(Task, "dataset", dataclasses.replace(data, test=guarded))
     monkeypatch.setattr(training.Optimizer, "update", update)
     looks.clear()
     run = train(task, RMSPROP, details=True)
@@ -313,7 +316,9 @@ def test_a_schedule_is_one_of_those_that_have_names():
 
 
 def test_a_regression_from_a_csv_is_learnt(tmp_path):
-    run = train(Task.of(str(write_csv(tmp_path / "rent.csv", rows=300))), Rule(lr=0.01), schedule="cosine")
+    run = train(
+        Task.of(str(write_csv(tmp_path / "rent.csv", rows=300))), Rule(lr=0.01), schedule="cosine"
+    )
     assert run.task == "rent"
     assert run.test_score is not None
     assert run.test_score > 0.98

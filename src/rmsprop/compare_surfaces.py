@@ -22,7 +22,9 @@ SEEDS = 20
 FIRST_SEARCH_SEED = 1000
 RELATIVE_TARGET = 1e-4
 LR_WITHOUT_MINIMUM = 0.01
-SMALLEST = 1e-300  # stands for a height of 0, which has no logarithm
+SMALLEST = (
+    1e-200  # stands for a height of 0, which has no logarithm; a log axis has room for its margin
+)
 
 
 def compare_surface(

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_info
@@ -40,12 +41,12 @@ def describe(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:
 
 def _blas() -> str:
     """The library behind NumPy's matrix products, which decides the last bits of a trained network."""
-    for pool in threadpool_info():
-        if pool["user_api"] == "blas":
-            return (
-                f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
-            )
-    return "unknown"
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    if not pools:
+        return "unknown"
+    # SciPy's wheel brings another one, and which is listed first changes from one process to the next.
+    pool = max(pools, key=lambda pool: "/numpy" in Path(pool["filepath"]).as_posix())
+    return f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}".strip()
 
 
 def _processor() -> str:

@@ -72,10 +72,10 @@ class Optimizer:
     def rule(self, rule: Rule) -> None:
         if self._state.slots:
             check_same_averages(self._rule, rule)
-        # At once: a buffer that waited for momentum to come back might be read with other units.
-        self._state.slots = {s: a for s, a in self._state.slots.items() if s in rule.slots}
         if rule.lr != self.current_learning_rate:  # else a schedule goes on
             self.learning_rate = rule.lr
+        # At once: a buffer that waited for momentum to come back might be read with other units.
+        self._state.slots = {s: a for s, a in self._state.slots.items() if s in rule.slots}
         self._rule = rule
         self._plan = None
 
@@ -265,9 +265,7 @@ class Optimizer:
                 name, _, where = key.partition("/")
                 state.setdefault(name, {})[where] = a
             self.load_state_dict(state)
-        except (
-            TypeError
-        ) as error:  # a header whose values are of other kinds than those that `save` wrote
+        except TypeError as error:  # the header holds values of other kinds than `save` wrote
             raise ValueError(f"{path} is damaged: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:

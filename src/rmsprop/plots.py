@@ -19,6 +19,7 @@ from rmsprop.surfaces import Surface
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A6D3B")
 STYLES = ("-", "--", "-.", ":")
 FORMATS = ("png", "svg", "pdf")
+HUGE = 1e200  # on a log axis; with its margins Matplotlib overflows soon after
 
 Entries = Sequence[dict[str, Any]]
 
@@ -277,7 +278,7 @@ def _heights(ax: Axes, entries: Entries, above_minimum: bool) -> None:
             [[math.nan if x is None else x for x in row] for row in e["path"]["heights"]]
         )
         steps = np.flatnonzero(~np.isnan(values).all(axis=0))  # until the last one diverged
-        values = values[:, steps]
+        values = np.clip(values[:, steps], -HUGE, HUGE)
         ax.plot(steps, np.nanmedian(values, axis=0), lw=1.4, label=e["label"], **style(k))
         if len(values) > 1:
             low, high = np.nanquantile(values, [0.1, 0.9], axis=0)
@@ -294,6 +295,7 @@ def _pairs(ax: Axes, entries: Entries, name: str, title: str, dim: int) -> None:
         if e["path"] is None or (name == "v" and e["rule"]["second_moment"] == "none"):
             continue
         values = np.array([[math.nan if a is None else a for a in p] for p in e["path"][name]])
+        values = np.clip(values, -HUGE, HUGE)
         for axis, line in zip(range(dim), ("-", ":"), strict=False):
             ax.plot(values[:, axis], lw=1.3, ls=line, color=style(k)["color"])
     note = " (x solid, y dotted)" if dim == 2 else ""

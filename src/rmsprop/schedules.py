@@ -5,6 +5,7 @@ compare, pickle and go into a Run's record.  This module imports the standard li
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -228,5 +229,5 @@ def named(name: str, lr: float, steps: int) -> Schedule:
 
 
 def _at_least_one(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, numbers.Integral) or value < 1:  # NumPy's integers too
         raise ValueError(f"{name} must be a whole number of steps, 1 or more; got {value!r}")

@@ -24,9 +24,8 @@ Array = np.ndarray[Any, Any]
 @njit(nogil=True, fastmath={"contract", "reassoc"})
 def _piece(g):
     s = 0.0
-    for i in range(
-        g.size
-    ):  # 1.3us for 32,768 elements; 34us as `for x in g`, which is not vectorised
+    # 1.3us for 32,768 elements; 34us as `for x in g`, which is not vectorised.
+    for i in range(g.size):
         s += np.float64(g[i]) * np.float64(g[i])
     return s
 

@@ -129,6 +129,7 @@ class Surface:
 
 
 def pair_of(what: str, pair: Any) -> Point:
+    """Two finite floats out of what the user gave; `what` names it in the message of the ValueError."""
     try:
         a, b = map(float, pair)
     except (TypeError, ValueError):
@@ -141,6 +142,7 @@ def pair_of(what: str, pair: Any) -> Point:
 
 
 def ranges_of(domain: Any) -> tuple[Point, Point]:
+    """((x low, x high), (y low, y high)) out of what the user gave; ValueError where not in order."""
     try:
         (left, right), (bottom, top) = (pair_of("range", ends) for ends in domain)
         if left < right and bottom < top:
