@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def _results(
         return
     pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _one_thread)
     try:
-        with _ignoring_interrupts():  # inherited by the processes that `submit` starts
+        with _interrupts_blocked():  # in the processes that `submit` starts, for good
             futures: dict[Future[Record], str] = {
                 pool.submit(work, *arguments): key for key, arguments in jobs.items()
             }
@@ -165,6 +165,7 @@ def _one_thread() -> None:
     import numba
 
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of libraries that are not loaded yet
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     numba.set_num_threads(1)
     threadpool_limits(1)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -179,16 +180,20 @@ def _leave_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """So that Ctrl-C reaches this process alone, and workers finish what they are at."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupts_blocked() -> Iterator[None]:
+    """So that Ctrl-C reaches this process alone, and workers finish what they are at.
+
+    Processes inherit the blocked signal. Here it waits until the block ends; it is not lost.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # else the first process starts it, which unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read(path: Path) -> Iterator[tuple[str, Record]]:
