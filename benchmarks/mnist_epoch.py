@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 from sklearn.neural_network import MLPClassifier
 
 from limit import Array
@@ -154,7 +153,7 @@ def measure(report: Report) -> None:
     verify(data)
     ours = Ours(data)
     runs: dict[str, Callable[[], Any]] = {OURS: ours, SEEDS: Seeds(data), SKLEARN: Sklearn(data)}
-    notes = {"NumPy's BLAS": blas()}
+    notes = {"NumPy's BLAS": blas(report)}
     try:
         runs[TORCH] = Torch(data)
     except Missing as reason:
@@ -209,15 +208,12 @@ def optimizer_share(ours: Ours) -> float:
     return ours.optimizer.spent / (time.perf_counter() - start)
 
 
-def blas() -> str:
-    """The kernels that NumPy's BLAS chose, with a hint where a better choice is known."""
-    for pool in threadpoolctl.threadpool_info():
-        if pool["user_api"] == "blas" and "numpy" in pool["filepath"]:
-            name = f"{pool['internal_api']} {pool['version']} {pool['architecture']}"
-            if pool["architecture"] in ("Haswell", "Zen") and "avx512f" in cpu_flags():
-                name += " (this processor has AVX-512: OPENBLAS_CORETYPE=SkylakeX is faster)"
-            return name
-    return "unknown"
+def blas(report: Report) -> str:
+    """NumPy's matrix library and its kernels, with a hint where others are known to be faster."""
+    name = report.environment["machine"]["blas"]
+    if name.endswith(("Haswell", "Zen")) and "avx512f" in cpu_flags():
+        name += "; this processor has AVX-512: try OPENBLAS_CORETYPE=SkylakeX"
+    return name
 
 
 def cpu_flags() -> str:

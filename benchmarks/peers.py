@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import os
 import time
 import warnings
@@ -30,6 +31,7 @@ else:
 
 Run = Callable[[], Any]
 
+LINE = 16  # float32 numbers in a cache line
 RULE = Rule.from_dialect("torch", lr=1e-3)
 
 LIMIT = "memory limit: v+=g; p-=g"
@@ -44,13 +46,24 @@ ADAGRAD = "torch Adagrad, fused"
 
 
 class Workload:
-    """Parameters and gradients that all contenders share; each keeps its own state."""
+    """Parameters and gradients that all contenders share; each keeps its own state.
+
+    They lie in two blocks, each array on a cache line of its own, so that the limit walks the same memory.
+    """
 
     def __init__(self, shapes: Iterable[tuple[int, ...]]):
-        rng = np.random.default_rng(0)
-        self.p = {str(k): np.zeros(shape, np.float32) for k, shape in enumerate(shapes)}
-        self.g = {k: _drawn(rng, p.shape) for k, p in self.p.items()}
-        self.size = sum(p.size for p in self.p.values())
+        by_name = {str(k): shape for k, shape in enumerate(shapes)}
+        counts = [math.prod(shape) for shape in by_name.values()]
+        starts = list(itertools.accumulate([-(-n // LINE) * LINE for n in counts], initial=0))
+        some = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
+        self.size = sum(counts)
+        self.blocks = np.zeros(starts[-1], np.float32), np.resize(some, starts[-1])
+
+        def cut(block: Array) -> dict[str, Array]:
+            places = zip(by_name.items(), starts[:-1], counts, strict=True)
+            return {k: block[low : low + n].reshape(shape) for (k, shape), low, n in places}
+
+        self.p, self.g = (cut(block) for block in self.blocks)
 
 
 class Contender(NamedTuple):
@@ -67,7 +80,8 @@ class Missing(Exception):
 
 def _memory_limit(work: Workload) -> Contender:
     """Over one array of as many elements: that there are many arrays is no excuse."""
-    return Contender(limit(*[np.ones(work.size, np.float32) for _ in range(3)]))
+    p, g = work.blocks
+    return Contender(limit(p, g, np.ones_like(p)))
 
 
 def _kernel(work: Workload) -> Contender:
@@ -214,9 +228,3 @@ def after(rule: Rule, p: Array, g: Array, steps: int) -> Array:
     for _ in range(steps):
         p, state = reference.update(rule, p, g, state)
     return p
-
-
-def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Normal numbers; of large arrays, the same million again and again, as drawing takes long."""
-    some = rng.standard_normal(min(int(np.prod(shape)), 1 << 20), dtype=np.float32)
-    return np.resize(some, shape)

@@ -279,18 +279,21 @@ def allowance(
 
         with np.errstate(all="ignore"):
             low, high = np.abs(u) / root(d + dd), np.abs(u) / root(d - dd)
-            divided = u / root(d)
-            du = np.where(high > low, high - low, 0) + off(divided) + du / root(d - dd)
-        u = divided
-    if rule.momentum == 0 or rule.first_moment == "before":
-        found = {"p": dp + off(p, lr * u) + lr * du, "v": dv, "m": dm, "b": db}
-    else:
-        gain, rate = (lr, 1.0) if rule.lr_in_momentum else (1.0, lr)
-        u, du = gain * u, gain * du + off(gain * u)
-        db = off(mu * b, u) + du
-        b = mu * b + u
-        move, dmove = (mu * b + u, off(mu * b, u) + mu * db + du) if rule.nesterov else (b, db)
-        found = {"p": dp + off(p, rate * move) + rate * dmove, "v": dv, "m": dm, "b": db}
+            u = u / root(d)
+            du = np.where(high > low, high - low, 0) + off(high) + du / root(d - dd)
+    with np.errstate(invalid="ignore"):
+        if rule.momentum == 0 or rule.first_moment == "before":
+            found = {"p": dp + off(p, lr * (np.abs(u) + du)) + lr * du, "v": dv, "m": dm, "b": db}
+        else:
+            gain, rate = (lr, 1.0) if rule.lr_in_momentum else (1.0, lr)
+            u, du = gain * u, gain * du + off(gain * (np.abs(u) + du))
+            db = off(mu * b, np.abs(u) + du) + du
+            b = mu * b + u
+            move, dmove = b, db
+            if rule.nesterov:
+                move, dmove = mu * b + u, off(mu * b, np.abs(u) + du) + mu * db + du
+            p_slack = dp + off(p, rate * (np.abs(move) + dmove)) + rate * dmove
+            found = {"p": p_slack, "v": dv, "m": dm, "b": db}
     return {name: np.where(unknown, np.inf, x) for name, x in found.items()}
 
 
