@@ -75,6 +75,8 @@ def start(*words: str, **options: Any) -> subprocess.Popen[str]:
         "env": ENVIRONMENT,
     }
     command = [sys.executable, "-m", "rmsprop.cli", *words]
+    # A suite in the background ignores SIGINT, and would hand that down; a terminal does not.
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, text=True, start_new_session=True, **pipes | options)
 
 

@@ -126,10 +126,12 @@ def test_competitors_can_be_told_apart_and_the_first_lies_on_top():
     )
 
 
-def test_a_path_can_be_drawn_in_part():
+@pytest.mark.parametrize("ends", [True, False])
+def test_ends_are_marked_unless_the_paths_still_grow(ends):
     found = study(ROSENBROCK, ["rmsprop"], steps=20)
-    drawn = data(labelled(axes_of(ROSENBROCK, found, steps=7), "RMSprop"))
-    assert drawn.tolist() == found[0]["path"]["positions"][:8]
+    ax = axes_of(ROSENBROCK, found, ends=ends)
+    end = found[0]["path"]["positions"][-1]
+    assert any(data(line).tolist() == [end] for line in ax.lines) == ends
 
 
 def test_one_dimension_is_a_curve_with_the_path_on_it():

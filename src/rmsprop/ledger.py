@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -73,6 +73,11 @@ class Ledger:
         """The run with this key, if it is finished."""
         return self._known.get(key)
 
+    def count(self, keys: Collection[str]) -> int:
+        """How many of these runs are kept: on disk, if there is a file."""
+        kept = self._known if self._path is None else dict(_read(self._path))
+        return len(set(keys) & set(kept))
+
     def add(self, key: str, record: Record) -> None:
         """Keep a finished run; it is on disk when this returns."""
         self._known[key] = record
@@ -132,7 +137,8 @@ def run_all(
                 if progress:
                     progress(done, total, what)
     except KeyboardInterrupt:
-        raise Interrupted(done, total) from None
+        # Not `done`: the interrupt may have come between the file and the count.
+        raise Interrupted(ledger.count([key for key, _ in jobs]), total) from None
     except BrokenProcessPool as error:
         raise ChildProcessError(
             f"a process was killed, perhaps for want of memory: {done} of {total} {what} are finished; try "

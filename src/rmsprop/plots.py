@@ -209,8 +209,8 @@ def surface_overview(surface: Surface, entries: Entries) -> Figure:
     return figure
 
 
-def draw_paths(ax: Axes, surface: Surface, entries: Entries, steps: int | None = None) -> None:
-    """Contours, log-spaced above the minimum, with minima, start and the paths' first `steps`."""
+def draw_paths(ax: Axes, surface: Surface, entries: Entries, ends: bool = True) -> None:
+    """Contours, log-spaced above the minimum, with minima and the paths, whose ends are marked."""
     (left, right), (low, high) = surface.domain
     if surface.dim == 1:
         xs = np.linspace(left, right, 400)
@@ -222,10 +222,7 @@ def draw_paths(ax: Axes, surface: Surface, entries: Entries, steps: int | None =
     for k, e in enumerate(entries):
         if e["path"] is None:
             continue
-        end = None if steps is None else steps + 1
-        xy = np.array(
-            [[math.nan if a is None else a for a in p] for p in e["path"]["positions"][:end]]
-        )
+        xy = np.array([[math.nan if a is None else a for a in p] for p in e["path"]["positions"]])
         if surface.dim == 1:
             with np.errstate(all="ignore"):
                 xy[:, 1] = [surface.value(x, 0.0) for x in xy[:, 0]]
@@ -235,7 +232,8 @@ def draw_paths(ax: Axes, surface: Surface, entries: Entries, steps: int | None =
             )
         over: dict[str, Any] = {"zorder": 4 - k / 100}  # RMSprop, the first, lies on top
         ax.plot(*xy.T, label=e["label"], lw=1.5, marker=".", ms=2.5, alpha=0.9, **style(k), **over)
-        ax.plot(*xy[-1], marker="o", ms=6, mec="white", color=style(k)["color"], **over)
+        if ends:
+            ax.plot(*xy[-1], marker="o", ms=6, mec="white", color=style(k)["color"], **over)
     for k, point in enumerate(surface.minima):
         at = point if surface.dim == 2 else (point[0], surface.value(*point))
         ax.plot(*at, marker="*", ms=14, mfc="gold", mec="0.2", ls="none", zorder=5,
@@ -310,7 +308,7 @@ def animation(surface: Surface, entries: Entries, path: str | Path, frames: int 
 
     figure = Figure(figsize=(6.4, 5.4), layout="constrained")
     ax = figure.subplots()
-    draw_paths(ax, surface, entries)
+    draw_paths(ax, surface, entries, ends=False)
     moving = [line for line in ax.lines if len(np.atleast_1d(line.get_xdata())) > 1][
         -len(entries) :
     ]
