@@ -338,13 +338,22 @@ class TestBits:
         tail = [0, *range(SIZE - 21, SIZE + 1)]
         assert run(RULES[name], p, grads, tail, 1) == expected, "one element at a time"
 
-    @pytest.mark.parametrize("name", ["plain", "centered-all"])
-    def test_float16_cuts(self, name: str) -> None:
+    @pytest.mark.parametrize(
+        ("param", "grad"),
+        [
+            ("float16", "float16"),
+            ("float16", "float32"),
+            ("float32", "float16"),
+            ("float64", "float32"),
+        ],
+    )
+    def test_narrow_and_mixed_dtypes(self, param: str, grad: str) -> None:
         rng = np.random.default_rng(0)
-        p = rng.normal(0, 1, SIZE).astype(np.float16)
-        grads = [rng.normal(0, 1, SIZE).astype(np.float16) for _ in range(2)]
-        expected = run(RULES[name], p, grads, [0, SIZE], 1)
-        assert run(RULES[name], p, grads, CUTS, 2, 1) == expected
+        p = rng.normal(0, 1, SIZE).astype(param)
+        grads = [rng.normal(0, 1, SIZE).astype(grad) for _ in range(2)]
+        expected = run(RULES["corrected-all"], p, grads, [0, SIZE], 1)
+        assert run(RULES["corrected-all"], p, grads, [0, SIZE], 2) == expected
+        assert run(RULES["corrected-all"], p, grads, CUTS, 2, 1) == expected
 
     @pytest.mark.parametrize("name", ["clip-norm", "clip-global-norm", "adamw"])
     def test_threads_when_clipping_by_norm(self, name: str) -> None:
