@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from rmsprop.environment import describe
-from timing import QUIET, Times, race
+from timing import NOISY, Times, race
 
 PACKAGES = ("rmsprop", "numpy", "numba", "scikit-learn", "torch")
 WIDTH = 79
@@ -35,6 +35,7 @@ class Report:
         self.patience = 0.0 if options.quick else options.patience
         self.environment = describe(PACKAGES)
         self.environment["threads"] = numba.get_num_threads()
+        self.noisy = False  # whether others disturbed the last table
         self.rows: list[dict[str, Any]] = []
         self.targets: list[dict[str, Any]] = []
 
@@ -91,7 +92,8 @@ class Report:
                     f"{name}: {note}", WIDTH, initial_indent="  ", subsequent_indent="    "
                 )
             )
-        if times.others > QUIET:
+        self.noisy = times.others > NOISY
+        if self.noisy:
             print(f"  NOISY: other processes used {times.others:.2f} cores meanwhile")
 
     def target(
@@ -102,10 +104,11 @@ class Report:
         at_least: float | None = None,
         at_most: float | None = None,
     ) -> None:
-        """Keep a figure with what it should be; they are printed at the end."""
+        """Keep a figure of the last table with what it should be; they are printed at the end."""
         met = figure >= at_least if at_least is not None else figure <= (at_most or 0.0)
         goal = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
-        self.targets.append({"claim": claim, "figure": figure, "target": goal, "met": bool(met)})
+        found = {"claim": claim, "figure": figure, "target": goal}
+        self.targets.append(found | {"met": bool(met), "noisy": self.noisy})
 
     def write(self, path: Path) -> None:
         """The environment, the targets and the rows as JSON."""
@@ -118,8 +121,10 @@ class Report:
 def print_targets(targets: list[dict[str, Any]]) -> None:
     """A line a target: the verdict, the figure, the target and the claim."""
     for t in targets:
-        verdict = "met" if t["met"] else "MISSED"
-        print(f"{verdict:<7}{_short(t['figure']):>6}  {t['target']:<15}{t['claim']}")
+        verdict = ("met" if t["met"] else "MISSED") + ("?" if t["noisy"] else "")
+        print(f"{verdict:<8}{_short(t['figure']):>6}  {t['target']:<15}{t['claim']}")
+    if any(t["noisy"] for t in targets):
+        print("?: other processes disturbed this measurement; run it again on a quiet machine")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

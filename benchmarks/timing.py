@@ -17,6 +17,7 @@ Array = np.ndarray[Any, Any]
 MOMENT = 0.02  # seconds for which a contender is timed in a round, or one call if that takes longer
 SETTLE = 0.02  # before that: idle OpenMP threads of the contender before spin for up to 15 ms
 QUIET = 0.05  # of one core: what other processes may use in a round
+NOISY = 0.1  # what they may use on average, before a figure is in doubt
 
 
 class Times(NamedTuple):
@@ -68,9 +69,9 @@ def _wait(patience: float) -> float:
     """Wait until other processes rest, or patience is spent; the seconds that it took."""
     begin = time.perf_counter()
     while (spent := time.perf_counter() - begin) < patience:
-        others = _others()
+        before = others()
         time.sleep(0.25)
-        if _others() - others < 0.25 * 2 * QUIET:  # the clock has ticks of 0.01 s
+        if others() - before < 0.25 * 2 * QUIET:  # the clock has ticks of 0.01 s
             break
     return spent
 
@@ -81,9 +82,9 @@ def _round(
     """The cores that others used, and the seconds a call of each contender."""
     names = list(contenders)
     first = k % len(names)
-    start, others = time.perf_counter(), _others()
+    start, before = time.perf_counter(), others()
     seconds = {name: turn(contenders[name], calls[name]) for name in names[first:] + names[:first]}
-    return (_others() - others) / (time.perf_counter() - start), seconds
+    return (others() - before) / (time.perf_counter() - start), seconds
 
 
 def _calls(run: Callable[[], Any]) -> int:
@@ -107,8 +108,8 @@ def turn(run: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _others() -> float:
-    """Processor seconds that other processes have used since the machine started; 0 if unknown."""
+def others() -> float:
+    """Processor seconds that all but this process and its children ever used here; 0 if unknown."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
             user, nice, system, _, _, irq, softirq, steal, *_ = map(
@@ -117,4 +118,4 @@ def _others() -> float:
     except (OSError, ValueError):
         return 0.0
     busy = user + nice + system + irq + softirq + steal
-    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time() - sum(os.times()[2:4])
