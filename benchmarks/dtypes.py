@@ -78,7 +78,7 @@ class Kernel:
         self.rule = rule
         self.arrays = [a for a in row if a is not None]
         self.bytes = sum(2 * a.itemsize for a in self.arrays) - g.itemsize
-        self.batch = Batch([row], (kind, kind, KINDS[state_dtype(g).name]))
+        self.batch = Batch.of([row], (kind, kind, KINDS[state_dtype(g).name]))
         self.flags, self.t = flags_of(rule), 0
 
     def __call__(self) -> None:

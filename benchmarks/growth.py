@@ -42,7 +42,7 @@ def _sizes(report: Report) -> None:
     flags, h = flags_of(RULE), scalars_of(RULE, RULE.lr, 1)
     runs: dict[str, Callable[[], Any]] = {}
     for size, n in sizes.items():
-        batch = Batch([(p[:n], g[:n], v[:n], None, None)], ("f32", "f32", "f32"))
+        batch = Batch.of([(p[:n], g[:n], v[:n], None, None)], ("f32", "f32", "f32"))
         runs[f"ours: {size}"] = lambda batch=batch: batch.step(flags, h)
     for size, n in sizes.items():
         runs[f"limit: {size}"] = limit(p[:n], g[:n], v[:n])

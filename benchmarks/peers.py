@@ -90,7 +90,7 @@ def _kernel(work: Workload) -> Contender:
         for k, p in work.p.items()
     ]
     kind = KINDS[rows[0][0].dtype.name]
-    batch, flags, h = Batch(rows, (kind, kind, kind)), flags_of(RULE), scalars_of(RULE, RULE.lr, 1)
+    batch, flags, h = Batch.of(rows, (kind, kind, kind)), flags_of(RULE), scalars_of(RULE, RULE.lr, 1)
     return Contender(lambda: batch.step(flags, h))
 
 

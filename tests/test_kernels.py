@@ -176,6 +176,9 @@ def assert_steps_like_the_reference(
             stored = moved.astype(params[path].dtype)
         if params[path].dtype == np.float16:  # and it may be rounded the other way
             slack["p"] = slack["p"] + ulp(np.dtype(np.float16), stored)
+            # Where one of two right values is beyond its range, the other need not be.
+            beyond = np.abs(moved) + slack["p"] > float(np.finfo(np.float16).max)
+            slack["p"] = np.where(beyond & (np.abs(moved) < np.inf), np.inf, slack["p"])
         assert_within(params[path], stored, slack["p"], f"p of {path!r}")
         for slot in rule.slots:
             mine = optimizer.state.slots[slot][path]
@@ -460,7 +463,7 @@ def python(code: str, **env: str) -> str:
 
 ONE_STEP = """
             import json, numpy as np
-            from rmsprop.kernels.cpu import specialise, _driver
+            from rmsprop.kernels.cpu import _driver, specialise
             from rmsprop.numpy import RMSprop
             p = np.ones(140_000, "f4")
             RMSprop(0.5, decay_rate=0.75, epsilon=1.0, clip_norm=1e9).update(p, np.full(140_000, 2, "f4"))
@@ -614,7 +617,7 @@ class TestBatch:
     def test_steps_rows_of_one_kind(self) -> None:
         rule = Rule(lr=0.5, decay=0.75, eps=1.0)
         rows = [(np.ones(n), np.full(n, 2.0), np.zeros(n), None, None) for n in (3, 0, 5)]
-        batch = Batch(rows, FLOATS)
+        batch = Batch.of(rows, FLOATS)
         batch.step(flags_of(rule), scalars_of(rule, rule.lr, 1))
         for row in rows:
             assert row[0].tolist() == [0.5] * row[0].size
@@ -623,9 +626,9 @@ class TestBatch:
     @pytest.mark.nojit
     def test_no_rows_and_scales(self) -> None:
         rule = Rule(lr=1.0, second_moment="none", maximize=True)
-        Batch([], FLOATS).step(flags_of(rule), scalars_of(rule, 1.0, 1))
+        Batch.of([], FLOATS).step(flags_of(rule), scalars_of(rule, 1.0, 1))
         rows = [(np.zeros(2), np.ones(2), None, None, None) for _ in range(2)]
-        batch = Batch(rows, FLOATS)
+        batch = Batch.of(rows, FLOATS)
         batch.step(flags_of(rule), scalars_of(rule, 1.0, 1), np.array([-1.0, -0.25]))
         assert [row[0].tolist() for row in rows] == [[1.0, 1.0], [0.25, 0.25]]
 

@@ -1,10 +1,9 @@
 """One step of a rule over many arrays in one pass over memory: Numba, all cores, in place.
 
-A step is bound by memory: it reads p, g, v and writes p, v, once.  `specialise` compiles the loop over
-one contiguous run for the switches and dtypes at hand (0.3 s, then cached on disk) to a plain C
-function.  `Batch` lists the addresses of many arrays in a table, and one compiled call walks the
-table: each thread takes an equal share of all elements, wherever arrays begin and end.  The arithmetic is
-element by element, so the bits depend neither on the number of threads nor on how arrays are cut.
+A step is bound by memory: it reads p, g, v and writes p, v, once.  `Batch` lists the addresses of many
+arrays in a table, and one compiled call walks it: each thread takes an equal share of all elements, wherever
+arrays begin and end, and calls the loop of `loops.specialise` by its address.  The arithmetic is element by
+element, so the bits depend neither on the number of threads nor on how arrays are cut.
 """
 
 import ctypes
@@ -12,237 +11,236 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
-from rmsprop.kernels.element import FINGERPRINT, HAS_B, HAS_M, HAS_V, element
 from rmsprop.kernels.element import flags_of as flags_of
 from rmsprop.kernels.element import scalars_of as scalars_of
+from rmsprop.kernels.formats import BLOCK, DTYPES, NOISE
+from rmsprop.kernels.loops import Kinds, in_blocks, specialise
 from rmsprop.kernels.threads import INTERPRETED, compiled, starting, threads
 
-# "contract" alone: fused multiply-add, in vector and scalar code alike. Anything that reorders would
-# make the bits depend on where a run of memory begins.
-FASTMATH = {"contract"}
 # Below this many elements a thread, starting threads costs more than it saves (3 to 20 us a start).
 GRAIN = 1 << 16
 
 Array = np.ndarray[Any, Any]
 KINDS = {"float16": "f16", "float32": "f32", "float64": "f64"}
-_ELEMENT_TYPES = {"f16": types.uint16, "f32": types.float32, "f64": types.float64}
-_ITEMSIZES = {"f16": 2, "f32": 4, "f64": 8}
-
-
-def widen(x: Any) -> Any:
-    """A stored number as the number to compute with: float16 becomes float32."""
-    return np.float32(x) if type(x) is np.float16 else x
-
-
-def narrow(kind: str, x: Any) -> Any:
-    """A computed number as it is stored; the assignment does it where nothing is compiled."""
-    return x
+"""The format of a NumPy dtype."""
 
 
 @intrinsic
-def _from_half(context, bits) -> Any:
-    def generate(_context, builder, _signature, args):
-        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(types.uint16), generate
-
-
-@intrinsic
-def _to_half(context, x) -> Any:
-    def generate(_context, builder, _signature, args):
-        return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
-
-    return types.uint16(types.float32), generate
-
-
-@overload(widen)
-def _widen(x):
-    if x == types.uint16:
-        return lambda x: _from_half(x)  # type: ignore[call-arg]
-    return lambda x: x
-
-
-@overload(narrow)
-def _narrow(kind, x):
-    if not isinstance(kind, types.StringLiteral):
-        return None  # Numba asks again with the literal type
-    if kind.literal_value == "f16":
-        return lambda kind, x: _to_half(x)  # type: ignore[call-arg]
-    return lambda kind, x: x
-
-
-@functools.cache
-def specialise(flags: int, param: str, grad: str, state: str) -> Any:
-    """The loop over one contiguous run of memory, compiled for these switches and dtypes.
-
-    Returns a C function of (p, g, v, m, b: addresses; n: elements; scale: of the gradient; h: address of
-    `scalars_of`), or with NUMBA_DISABLE_JIT=1 the Python function, which takes arrays.
-    """
-    real = types.float64 if param == "f64" else types.float32
-    has_v, has_m, has_b = flags & HAS_V, flags & HAS_M, flags & HAS_B
-    arithmetic = FINGERPRINT  # `run` must close over it, and so name it
-
-    def run(p, g, v, m, b, n, scale, h):
-        zero = real(0 * arithmetic)
-        factor = real(scale)
-        hyper = (
-            real(h[0]), real(h[1]), real(h[2]), real(h[3]), real(h[4]), real(h[5]),
-            real(h[6]), real(h[7]), real(h[8]), real(h[9]), real(h[10]), zero,
-        )  # fmt: skip
-        for i in range(n):
-            x, y, mean, buf = element(
-                flags,
-                real(widen(p[i])),
-                real(widen(g[i])),
-                real(widen(v[i])) if has_v else zero,
-                real(widen(m[i])) if has_m else zero,
-                real(widen(b[i])) if has_b else zero,
-                factor,
-                hyper,
-            )
-            p[i] = narrow(param, x)
-            if has_v:
-                v[i] = narrow(state, y)
-            if has_m:
-                m[i] = narrow(state, mean)
-            if has_b:
-                b[i] = narrow(state, buf)
-
-    if INTERPRETED:
-        return run
-    to = {kind: types.CPointer(_ELEMENT_TYPES[kind]) for kind in _ELEMENT_TYPES}
-    signature = types.void(
-        to[param], to[grad], to[state], to[state], to[state],
-        types.intp, types.float64, types.CPointer(types.float64),
-    )  # fmt: skip
-    return compiled(
-        lambda cache: numba.cfunc(signature, cache=cache, fastmath=FASTMATH, error_model="numpy")(
-            run
-        )
-    )
-
-
-@intrinsic
-def _call(context, function, p, g, v, m, b, n, scale, h):
-    """Call a compiled `run` by its address."""
+def _call(context, function, row, noise, low, high, width, scale, seed, h):
+    """Call a compiled loop by its address; `row` and `noise` are addresses too."""
 
     def generate(_context, builder, _signature, args):
-        word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer] * 5 + [word, ir.DoubleType(), pointer])
+        word, double = ir.IntType(64), ir.DoubleType()
+        pointer = ir.IntType(8).as_pointer()
+        kinds = [pointer] * 7 + [word] * 3 + [double, word, pointer]
+        kind = ir.FunctionType(ir.VoidType(), kinds)
         target = builder.inttoptr(args[0], kind.as_pointer())
-        cast = [builder.inttoptr(a, pointer) for a in args[1:6]]
-        last = builder.inttoptr(args[8], pointer)
-        builder.call(target, [*cast, args[6], args[7], last])
+        table = builder.inttoptr(args[1], word.as_pointer())
+        entries = [
+            builder.inttoptr(builder.load(builder.gep(table, [ir.Constant(word, j)])), pointer)
+            for j in range(6)
+        ]
+        builder.call(
+            target,
+            [*entries, builder.inttoptr(args[2], pointer), *args[3:8],
+             builder.inttoptr(args[8], pointer)],
+        )  # fmt: skip
         return _context.get_dummy_value()
 
     i64 = types.int64
-    return types.void(i64, i64, i64, i64, i64, i64, i64, types.float64, i64), generate
+    return types.void(i64, i64, i64, i64, i64, i64, types.float64, i64, i64), generate
 
 
 @njit(nogil=True)
-def _walk(function, table, starts, sizes, scales, h, low, high):
-    """Step the elements low to high of the concatenation of all arrays."""
+def _walk(function, table, noise, starts, widths, scales, seeds, h, low, high):
+    """Step the units low to high of the concatenation of all arrays."""
     k = np.searchsorted(starts, low, side="right") - 1
     while low < high:
-        n = min(high, starts[k + 1]) - low
-        if n > 0:
-            o = low - starts[k]
-            a = table[k]
+        stop = min(high, starts[k + 1])
+        if stop > low:
             _call(  # type: ignore[call-arg]
                 function,
-                a[0] + o * sizes[0],
-                a[1] + o * sizes[1],
-                a[2] + o * sizes[2],
-                a[3] + o * sizes[2],
-                a[4] + o * sizes[2],
-                n,
+                table[k].ctypes.data,
+                noise,
+                low - starts[k],
+                stop - starts[k],
+                widths[k],
                 scales[k],
-                h.ctypes.data,
+                seeds[k],
+                h[min(k, h.shape[0] - 1)].ctypes.data,
             )
-        low += n
+        low = stop
         k += 1
 
 
-def _serial(function, table, starts, sizes, scales, h, parts):
-    _walk(function, table, starts, sizes, scales, h, 0, starts[-1])
+def _serial(function, table, noise, starts, widths, scales, seeds, h, parts, grain):
+    _walk(function, table, noise, starts, widths, scales, seeds, h, 0, starts[-1])
 
 
-def _spread(function, table, starts, sizes, scales, h, parts):
+def _spread(function, table, noise, starts, widths, scales, seeds, h, parts, grain):
     total = starts[-1]
     for part in prange(parts):
-        low = total * part // parts // 16 * 16
-        high = total if part == parts - 1 else total * (part + 1) // parts // 16 * 16
-        _walk(function, table, starts, sizes, scales, h, low, high)
+        low = total * part // parts // grain * grain
+        high = total if part == parts - 1 else total * (part + 1) // parts // grain * grain
+        _walk(function, table, noise, starts, widths, scales, seeds, h, low, high)
 
 
 @functools.cache
 def _driver(parallel: bool) -> Any:
     """The compiled walk over the whole table, on the calling thread or on `parts` threads."""
     i64, f64 = types.int64, types.float64
-    signature = types.void(i64, i64[:, ::1], i64[::1], i64[::1], f64[::1], f64[::1], i64)
+    signature = types.void(
+        i64, i64[:, ::1], i64, i64[::1], i64[::1], f64[::1], i64[::1], f64[:, ::1], i64, i64
+    )
     body = _spread if parallel else _serial
     return compiled(
         lambda cache: njit([signature], cache=cache, nogil=True, parallel=parallel)(body)
     )
 
 
+@intrinsic
+def _count(context, where):
+    """Add one to the float32 at an address; the sum."""
+
+    def generate(_context, builder, _signature, args):
+        pointer = builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        found = builder.fadd(builder.load(pointer), ir.Constant(ir.FloatType(), 1.0))
+        builder.store(found, pointer)
+        return found
+
+    return types.float32(types.int64), generate
+
+
+def _advance(addresses, steps):
+    for k in range(addresses.size):
+        steps[k] = _count(addresses[k])  # type: ignore[call-arg]
+
+
+@functools.cache
+def _advancer() -> Any:
+    signature = types.void(types.int64[::1], types.float64[::1])
+    return compiled(lambda cache: njit([signature], cache=cache)(_advance))
+
+
+def advance(addresses: Array) -> Array:
+    """Add one to the float32 counters at these addresses, and return them as float64."""
+    steps = np.empty(len(addresses))
+    if INTERPRETED:
+        for k, where in enumerate(addresses.tolist()):
+            counter = ctypes.c_float.from_address(where)
+            counter.value += 1
+            steps[k] = counter.value
+    else:
+        _advancer()(addresses, steps)
+    return steps
+
+
 class Batch:
-    """Many arrays of the same dtypes, as the kernel sees them: a table of addresses.
+    """Many arrays of the same formats, as the kernel sees them: a table of addresses.
 
     Parameters
     ----------
-    arrays
-        For each parameter the tuple (p, g, v, m, b) of flat, contiguous arrays of one length; v, m or b
-        is None where the rule does not keep it. p and g, and v, m and b, have one dtype over the batch.
+    table
+        Addresses [arrays, 6], int64: of p, g, v, m, b and the exponents of v; 0 for what the rule does not
+        keep. The memory is contiguous, and the caller keeps it alive.
+    shapes
+        (rows, width) of each array, [arrays, 2]: an exponent's block does not cross rows.
+    kinds
+        The formats of p, g, v, and of m and b (`formats`).
     """
 
-    def __init__(self, arrays: Sequence[tuple[Array | None, ...]], kinds: tuple[str, str, str]):
-        self.arrays = [tuple(row) for row in arrays]  # keeps the memory alive
+    def __init__(self, table: Array, shapes: Array, kinds: Kinds):
         self.kinds = kinds
-        self.table = np.array(
-            [[0 if a is None else address(a) for a in row] for row in arrays], dtype=np.int64
-        ).reshape(-1, 5)
-        lengths = [0] + [row[0].size for row in arrays if row[0] is not None]
-        self.starts = np.cumsum(lengths, dtype=np.int64)
-        self.sizes = np.array([_ITEMSIZES[kind] for kind in kinds], dtype=np.int64)
-        self.ones = np.ones(len(self.arrays))
+        self.table = np.ascontiguousarray(table, dtype=np.int64).reshape(-1, 6)
+        shapes = np.asarray(shapes, dtype=np.int64).reshape(-1, 2)
+        self.elements = int(shapes.prod(axis=1).sum())
+        self.widths = shapes[:, 1].copy()
+        units = shapes.prod(axis=1)
+        if in_blocks(kinds):
+            units = shapes[:, 0] * -(-shapes[:, 1] // BLOCK)
+        self.starts = np.append(0, np.cumsum(units)).astype(np.int64)
+        self.kept: list[Any] = []  # what must live as long as the table
+        self.ones = np.ones(len(shapes))
+        self.zeros = np.zeros(len(shapes), np.int64)
 
-    def point_grads(self, grads: Sequence[Array], addresses: Array) -> None:
-        """Read the gradients from these flat arrays, of the dtype of those before, at these addresses."""
-        self.arrays = [(row[0], g, *row[2:]) for row, g in zip(self.arrays, grads, strict=True)]
-        self.table[:, 1] = addresses
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Array | None, ...]], kinds: tuple[str, str, str]) -> "Batch":
+        """Flat, contiguous arrays (p, g, v, m, b) of the formats of p, of g and of the state."""
+        table = [[0 if a is None else address(a) for a in row] + [0] for row in rows]
+        shapes = [(1, row[0].size) for row in rows if row[0] is not None]
+        batch = cls(np.array(table), np.array(shapes), (*kinds, kinds[2]))
+        batch.kept = [tuple(row) for row in rows]
+        return batch
 
-    def step(self, flags: int, h: Array, scales: Array | None = None) -> None:
+    def step(
+        self,
+        flags: int,
+        h: Array,
+        scales: Array | None = None,
+        seeds: Array | None = None,
+        most: int | None = None,
+    ) -> None:
         """Update every array in place.
 
         Parameters
         ----------
         flags, h
-            `flags_of(rule)` and `scalars_of(rule, lr, t)`.
+            `flags_of(rule)` and `scalars_of(rule, lr, t)`, or a row of them for each array.
         scales
-            A factor for each array's gradient, float64; used if the rule clips by norm or maximizes.
+            A factor for each array's gradient, float64; used with the flag SCALE.
+        seeds
+            A number for each array and step, int64: what stochastic rounding draws from.
+        most
+            The most threads to use; default Numba's number.
         """
-        function = specialise(flags, *self.kinds)
-        scales = self.ones if scales is None else scales
-        if INTERPRETED:
-            with np.errstate(all="ignore"):
-                for row, scale in zip(self.arrays, scales, strict=True):
-                    function(*row, row[0].size, scale, h)  # type: ignore[union-attr]
+        if not self.starts[-1]:
             return
-        args = (function.address, self.table, self.starts, self.sizes, scales, h)
-        total = int(self.starts[-1])
-        parts = min(total // GRAIN, threads())
+        h = h.reshape(-1, h.shape[-1])
+        scales = self.ones if scales is None else scales
+        seeds = self.zeros if seeds is None else seeds
+        function = specialise(flags, self.kinds)
+        if INTERPRETED:
+            self._interpret(function, h, scales, seeds)
+            return
+        args = (
+            function.address, self.table, NOISE.ctypes.data, self.starts, self.widths, scales, seeds, h
+        )  # fmt: skip
+        parts = min(self.elements // GRAIN, threads(), most or threads())
+        grain = 1 if in_blocks(self.kinds) else 16
         if parts <= 1:
-            _driver(parallel=False)(*args, 1)
+            _driver(parallel=False)(*args, 1, grain)
         else:
             with starting:
-                _driver(parallel=True)(*args, parts)
+                _driver(parallel=True)(*args, parts, grain)
+
+    def _interpret(self, function: Any, h: Array, scales: Array, seeds: Array) -> None:
+        """The same with NUMBA_DISABLE_JIT=1: the loops as Python, over arrays made of the addresses."""
+        kp, kg, kv, kb = self.kinds
+        with np.errstate(all="ignore"):
+            for k, row in enumerate(self.table):
+                units = int(self.starts[k + 1] - self.starts[k])
+                most = units * BLOCK if in_blocks(self.kinds) else units
+                arrays = [
+                    _view(int(where), DTYPES[kind], count)
+                    for where, kind, count in zip(
+                        row, (kp, kg, kv, kb, kb, "u8"), [most] * 5 + [units], strict=True
+                    )
+                ]
+                last = h[min(k, len(h) - 1)]
+                function(*arrays, NOISE, 0, units, int(self.widths[k]), scales[k], seeds[k], last)
+
+
+def _view(where: int, dtype: Any, count: int) -> Array | None:
+    """Memory as an array; it may reach over the end, where nothing is touched."""
+    if not where or not count:
+        return None
+    bytes_ = (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(where)
+    return np.frombuffer(bytes_, dtype)
 
 
 def address(array: Array) -> int:

@@ -83,7 +83,7 @@ class Plan:
         grouping = [g.dtype for g in flat]
         if grouping == self._grouping:
             for members, batch in self._batches:
-                batch.point_grads([flat[k] for k in members], lows[members])
+                batch.table[:, 1] = lows[members]
         else:
             self._group(flat)
             self._grouping = grouping
@@ -108,7 +108,8 @@ class Plan:
             return (self._flat[k], flat[k], *state)
 
         self._batches = [
-            (members, Batch([row(k) for k in members], kinds)) for kinds, members in groups.items()
+            (members, Batch.of([row(k) for k in members], kinds))
+            for kinds, members in groups.items()
         ]
 
     def step(self, flags: int, h: Array, scales: Array | None) -> None:

@@ -1,0 +1,161 @@
+"""A step of many GPU tensors by one launch of the Triton kernel for each combination of formats."""
+
+import contextlib
+import functools
+import math
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rmsprop.kernels.element import SCALE, scalars_of
+from rmsprop.torch import table
+from rmsprop.torch.memory import local
+from rmsprop.torch.table import Array, Entry, Table
+
+DEVICES = ("cuda", "xpu")
+
+
+@functools.cache
+def kernel() -> Any:
+    """`rmsprop.kernels.gpu`, which imports Triton; None where there is none."""
+    try:
+        from rmsprop.kernels import gpu
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "triton":
+            raise
+        return None
+    return gpu
+
+
+def refusal(p: Tensor, g: Tensor) -> str | None:
+    """Why the kernel cannot step this parameter, or None."""
+    where = local(p).device.type
+    interpreted = where == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if where not in DEVICES and not interpreted:
+        return f"it steps {' and '.join(DEVICES)} tensors, not {where}"
+    if kernel() is None:
+        return "Triton is not installed: pip install triton"
+    return table.refusal(p, g)
+
+
+class GpuTable(Table):
+    """A `Table` of the tensors of one GPU."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.device = local(self.params[0]).device
+        self._scalars: Tensor | None = None
+        self._numbers: list[float] = []
+
+    def step(self, lr: Any, grads: list[Tensor], gains: Any, scale: Any, found_inf: Any) -> None:
+        """Update parameters and state with these gradients, times gains (one for each) over scale.
+
+        Nothing waits for the device: `lr` and `scale` may be tensors on it, and where `found_inf` is not zero
+        the kernel changes nothing.
+        """
+        grads, where = self.bind(grads)
+        self.copy_in()
+        counts = [entry["step"] for entry in self.entries]
+        torch._foreach_add_(counts, 1.0 if found_inf is None else 1.0 - found_inf.to(torch.float32))
+        numbers = self._scalars_of(0.0 if isinstance(lr, Tensor) else float(lr))
+        sign = -1.0 if self.rule.maximize else 1.0
+        if gains is not None or sign < 0:
+            gains = np.broadcast_to(1.0 if gains is None else gains, len(self.params)) * sign
+        rate = lr.to(self.device) if isinstance(lr, Tensor) else None
+        for part in self.parts:
+            part.launch(numbers, where, gains, rate, scale, found_inf)
+        self.copy_out()
+
+    def _scalars_of(self, lr: float) -> Tensor:
+        """The rule's numbers on the device, sent there when they change."""
+        rule = self.rule
+        logs = [math.log(x) if x else -math.inf for x in (rule.decay, rule.momentum)]
+        numbers = [*scalars_of(rule, lr, 1).tolist(), *logs]
+        if self._scalars is None or numbers != self._numbers:
+            self._scalars = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+            self._numbers = numbers
+        return self._scalars
+
+    def _part(self, kinds: Any, members: Array) -> "_Part":
+        return _Part(self, kinds, members)
+
+    def _align(self, p: Tensor, entry: Entry) -> None:
+        count = entry["step"]
+        if count.dtype != torch.float32 or count.device != p.device:
+            entry["step"] = count.to(p.device, torch.float32)
+        super()._align(p, entry)
+
+
+class _Part:
+    """The parameters of one combination of formats: a launch."""
+
+    def __init__(self, whole: GpuTable, kinds: tuple[str, str, str, str], members: Array):
+        self.members, self.kinds, self.flags = members, kinds, whole.flags
+        gpu, self.device = kernel(), whole.device
+        rows = [[*whole.row(k), whole.entries[k]["step"].data_ptr()] for k in members]
+        self.table = np.array(rows, dtype=np.int64).reshape(-1, gpu.COLUMNS)
+        shapes = np.array([whole.shapes[k] for k in members], dtype=np.int64).reshape(-1, 2)
+        sizes = shapes.prod(axis=1)
+        tiles = -(-sizes // gpu.TILE)
+        if "u8" in kinds:
+            blocks = shapes[:, 0] * -(-shapes[:, 1] // gpu.formats.BLOCK)
+            tiles = np.where(sizes > 0, -(-blocks // (gpu.TILE // gpu.formats.BLOCK)), 0)
+        self.programs = int(tiles.sum())
+        owner = np.repeat(np.arange(len(tiles), dtype=np.int32), tiles)
+        starts = np.cumsum(tiles) - tiles
+        part = np.arange(self.programs) - starts[owner]
+        seeds = whole.seeds[members].astype(np.int64)
+        self.fixed = [
+            torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+            for x in (owner, part.astype(np.int32), sizes, shapes[:, 1], seeds)
+        ]
+        self.sent: Tensor | None = None
+
+    def launch(
+        self, numbers: Tensor, where: Array, gains: Any, rate: Any, scale: Any, found: Any
+    ) -> None:
+        """Step these parameters; `where` are the addresses of the whole table's gradients."""
+        if not self.programs:
+            return
+        gpu = kernel()
+        where = where[self.members]
+        if self.sent is None or (where != self.table[:, 1]).any():
+            self.table[:, 1] = where
+            self.sent = torch.from_numpy(self.table.copy()).to(self.device, non_blocking=True)
+        owner, part, sizes, widths, seeds = self.fixed
+        none = numbers  # a pointer that is not read
+        factors = none
+        if gains is not None:
+            factors = torch.from_numpy(gains[self.members]).to(self.device, non_blocking=True)
+        p, g, v, mb = (_types()[kind] for kind in self.kinds)
+        flags = self.flags | (SCALE if gains is not None or scale is not None else 0)
+        with _on(self.device):
+            gpu.step[(self.programs,)](
+                self.sent, owner, part, sizes, widths, factors, seeds, numbers,
+                none if rate is None else rate, none if scale is None else scale.to(self.device),
+                none if found is None else found.to(self.device),
+                FLAGS=flags, REAL=gpu.tl.float64 if self.kinds[0] == "f64" else gpu.tl.float32,
+                P=p, G=g, V=v, MB=mb, NOISY_P=self.kinds[0] == "bf16s", CODED="u8" in self.kinds,
+                LR=rate is not None, GAINS=gains is not None, GRAD_SCALE=scale is not None,
+                FOUND=found is not None,
+                ALIGNED=bool((self.table[:, :5] % 16 == 0).all()), N=gpu.TILE, num_warps=gpu.WARPS,
+            )  # fmt: skip
+
+
+def _on(device: torch.device) -> Any:
+    """Triton launches on the current device."""
+    if device.type == "cpu":  # interpreted
+        return contextlib.nullcontext()
+    return torch.get_device_module(device).device(device)
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    tl = kernel().tl
+    return {
+        "f16": tl.float16, "bf16": tl.bfloat16, "bf16s": tl.bfloat16, "f32": tl.float32,
+        "f64": tl.float64, "u8": tl.uint8,
+    }  # fmt: skip

@@ -1,0 +1,286 @@
+"""The PyTorch optimizers: `RMSprop`, and any rule as `RuleOptimizer`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from rmsprop.rule import Rule
+from rmsprop.torch import groups, memory
+from rmsprop.torch.plan import Plan
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A `rmsprop.Rule` as a `torch.optim.Optimizer`; `from_rule` makes one.
+
+    Parameters
+    ----------
+    params
+        Parameters, named parameters, or dicts with "params" and values of their own, as everywhere in
+        `torch.optim`. Keys of a group: `lr`, `alpha` (the rule's decay) and the rule's other fields.
+    rule
+        The update.
+    lr
+        Learning rate, a number or a tensor of one element, in place of the rule's.
+    state_dtype
+        What `square_avg`, `grad_avg` and `momentum_buffer` are kept in: None, float32 (float64 for float64
+        parameters); torch.float32; torch.bfloat16; or torch.uint8, one byte for `square_avg` and bfloat16
+        for the others, for parameters of at least 4,096 elements. The last two are rounded stochastically.
+    stochastic_rounding
+        Round bfloat16 parameters stochastically, so that steps below half a unit in their last place are
+        not lost. It takes the place of a float32 copy.
+    seed
+        What stochastic rounding draws from, with the step and the parameter's place: the same seed, the same
+        bits.
+    backend
+        "numba" (CPU), "triton" (GPU), "foreach" (PyTorch's own operations, anywhere); "auto" takes the
+        fastest that can serve each parameter.
+    capturable, foreach, differentiable
+        As in `torch.optim`; `foreach=True` is backend="foreach".
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range. RuntimeError at a step with a sparse gradient, or which a backend
+        that was asked for by name cannot make.
+
+    Examples
+    --------
+    >>> from rmsprop import Rule
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> optimizer = RuleOptimizer([weight], Rule.from_dialect("adam", lr=0.1))
+    >>> weight.square().sum().backward()
+    >>> optimizer.step()
+    >>> weight.data
+    tensor([0.9000, 0.9000])
+    """
+
+    # GradScaler hands over `grad_scale` and `found_inf` instead of reading the gradients itself.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        rule: Rule,
+        lr: float | Tensor | None = None,
+        *,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        backend: str = "auto",
+        capturable: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+    ):
+        options = {
+            "state_dtype": state_dtype,
+            "stochastic_rounding": stochastic_rounding,
+            "seed": seed,
+            "backend": backend,
+            "capturable": capturable,
+            "foreach": foreach,
+            "differentiable": differentiable,
+        }
+        defaults = groups.of_rule(rule) | ({} if lr is None else {"lr": lr}) | options
+        groups.check(defaults)
+        self._plans: dict[Any, Plan] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with its own values for what it names; raises as the class does."""
+        super().add_param_group(param_group)
+        try:
+            groups.check(self.param_groups[-1])
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    @torch.compiler.disable  # what the kernels do to memory cannot be traced
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Move every parameter that has a gradient one step, in place.
+
+        Parameters
+        ----------
+        closure
+            Evaluates the model again and returns the loss, which `step` then returns.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            before = 0
+            for k, group in enumerate(self.param_groups):
+                self._update(k, group, group["params"], before)
+                before += len(group["params"])
+        return loss
+
+    def _update(self, key: Any, group: dict[str, Any], params: list[Tensor], before: int) -> None:
+        """Step those of a group's parameters that have a gradient; `before` counts those ahead of them."""
+        grads = [p.grad for p in params]
+        places = [k for k, g in enumerate(grads) if g is not None]
+        if len(places) < len(params):
+            params = [params[k] for k in places]
+            grads = [grads[k] for k in places]
+        if not params:
+            return
+        rule = groups.rule_of(group)
+        plan = self._plans.get(key)
+        if plan is None or not plan.holds(rule, group, params, self.state.get):
+            self._plans.pop(key, None)
+            entries = [self.state[p] for p in params]
+            for p, entry in zip(params, entries, strict=True):
+                memory.start(entry, p, rule, group)
+            seeds = [group["seed"] * 1_000_003 + before + k for k in places]
+            plan = self._plans[key] = Plan(rule, group, params, grads, entries, seeds)
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        plan.step(groups.rate_of(group), grads, scale, found_inf)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, or that of `torch.optim.RMSprop`.
+
+        The groups take the saved values, as everywhere in `torch.optim`; what the saved groups do not name
+        stays as it is. Each state tensor keeps its own precision: it is not cast to its parameter's.
+
+        Raises ValueError for a state that means something else here, before anything has changed.
+        """
+        filled = groups.filled(state_dict, self.param_groups)
+        super().load_state_dict(filled)
+        with torch.no_grad():
+            for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+                for key, p in zip(saved["params"], group["params"], strict=True):
+                    if key in state_dict["state"]:
+                        state = state_dict["state"][key]
+                        memory.restore(self.state[p], state, p, group["state_dtype"])
+        self._plans.clear()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Plans hold addresses: a copy, or a pickle, that kept them would step the original's memory.
+        self._plans = {}
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for key, value in (groups.of_rule(Rule()) | groups.OPTIONS).items():
+                group.setdefault(key, self.defaults.get(key, value))
+            for p in group["params"]:
+                entry = self.state.get(p, {})
+                if "step" in entry and not torch.is_tensor(entry["step"]):
+                    entry["step"] = torch.tensor(float(entry["step"]), dtype=torch.float32)
+
+
+class RMSprop(RuleOptimizer):
+    """RMSprop, in place of `torch.optim.RMSprop`: the same numbers and state, faster and smaller.
+
+    ::
+
+        v <- alpha*v + (1-alpha)*g^2
+        p <- p - lr*g/(sqrt(v) + eps)
+
+    and with momentum, centering and weight decay as `print(Rule.from_dialect(dialect, ...).equations())`
+    shows them. The differences from `torch.optim.RMSprop`: the centered variance is kept at 0 where rounding
+    makes it negative (there: NaN); momentum may be raised from 0 in the middle of a run (there: KeyError); the
+    state of float16 and bfloat16 parameters is float32, and stays so when it is loaded.
+
+    Parameters
+    ----------
+    params
+        Parameters, named parameters, or dicts with "params" and values of their own.
+    lr, alpha, eps, weight_decay, momentum, centered
+        As in `torch.optim.RMSprop`; None is the dialect's default, for torch .01, .99, 1e-8, 0, 0 and False.
+        `lr` may be a tensor of one element.
+    capturable, foreach, maximize, differentiable
+        As in `torch.optim.RMSprop`. `foreach=True` takes PyTorch's own operations.
+    dialect
+        Whose RMSprop to be: "torch", "keras", "tf1", "optax", "timm", "sb3", "hinton", "graves".
+    nesterov, bias_correction, decoupled_weight_decay
+        Switches of `rmsprop.Rule`; None is the dialect's default.
+    state_dtype, stochastic_rounding, seed, backend
+        As in `RuleOptimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of its range.
+    RuntimeError
+        At a step with a sparse gradient, or that the backend asked for by name cannot make.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = RMSprop(model.parameters(), lr=0.01, momentum=0.9, state_dtype=torch.bfloat16)
+    >>> model(torch.ones(2, 3)).sum().backward()
+    >>> optimizer.step()
+    >>> optimizer.state[model.weight]["square_avg"].dtype
+    torch.bfloat16
+
+    References
+    ----------
+    Tieleman and Hinton, Lecture 6.5, COURSERA, 2012; torch.optim.RMSprop (PyTorch 2.13).
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | None = None,
+        alpha: float | None = None,
+        eps: float | None = None,
+        weight_decay: float | None = None,
+        momentum: float | None = None,
+        centered: bool | None = None,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        *,
+        dialect: str = "torch",
+        nesterov: bool | None = None,
+        bias_correction: bool | None = None,
+        decoupled_weight_decay: bool | None = None,
+        state_dtype: torch.dtype | None = None,
+        stochastic_rounding: bool = False,
+        seed: int = 0,
+        backend: str = "auto",
+    ):
+        given = {
+            "lr": 0.0 if isinstance(lr, Tensor) else lr,
+            "decay": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+            "nesterov": nesterov,
+            "bias_correction": bias_correction,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        rule = groups.in_torchs_words(dialect, given)
+        super().__init__(
+            params,
+            rule,
+            lr,
+            state_dtype=state_dtype,
+            stochastic_rounding=stochastic_rounding,
+            seed=seed,
+            backend=backend,
+            capturable=capturable,
+            foreach=foreach,
+            differentiable=differentiable,
+        )
+
+
+def from_rule(params: ParamsT, rule: Rule, lr: float | Tensor | None = None, **options: Any) -> RuleOptimizer:
+    """An optimizer for any rule: RMSprop in any dialect, SGD, momentum, AdaGrad, Adam, AdamW.
+
+    Parameters
+    ----------
+    params, rule, lr, **options
+        As in `RuleOptimizer`.
+
+    Examples
+    --------
+    >>> weight = torch.nn.Parameter(torch.ones(2))
+    >>> from_rule([weight], Rule.from_dialect("momentum", lr=0.1)).param_groups[0]["momentum"]
+    0.9
+    """
+    return RuleOptimizer(params, rule, lr, **options)
