@@ -239,8 +239,8 @@ def _view(where: int, dtype: Any, count: int) -> Array | None:
     """Memory as an array; it may reach over the end, where nothing is touched."""
     if not where or not count:
         return None
-    bytes_ = (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(where)
-    return np.frombuffer(bytes_, dtype)
+    memory: Any = (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(where)
+    return np.frombuffer(memory, dtype)
 
 
 def address(array: Array) -> int:

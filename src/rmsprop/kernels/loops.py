@@ -1,9 +1,10 @@
 """The loop over one parameter's memory, compiled for the switches and the formats at hand.
 
-`specialise` gives a plain C function (0.3 s, then cached on disk).  Where nothing is rounded stochastically it
-walks single elements, which the compiler turns into vector code.  Otherwise it walks blocks of 256: each draws
-its noise from its own number, the array's and the step's, so the bits depend on nothing else; and where
-v is one byte, a second pass over the block, in the first-level cache by then, stores v.
+`specialise` gives a plain C function (0.3 s, then cached on disk).  Where nothing is rounded
+stochastically it walks single elements, which the compiler turns into vector code.  Otherwise it walks
+blocks of 256: each draws its noise from its own number, the array's and the step's, so the bits depend
+on nothing else; and where v is one byte, a second pass over the block, in the first-level cache by then,
+stores v.
 """
 
 import functools
@@ -11,15 +12,24 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from rmsprop.kernels import element as arithmetic
 from rmsprop.kernels import formats
 from rmsprop.kernels.element import HAS_B, HAS_M, HAS_V, element, fingerprint
 from rmsprop.kernels.formats import (
-    BLOCK, ELEMENT_TYPES, STOCHASTIC, base_of, code_of, exponent_of, finite, magnitude, mix, narrow,
+    BLOCK,
+    ELEMENT_TYPES,
+    STOCHASTIC,
+    base_of,
+    code_of,
+    exponent_of,
+    finite,
+    magnitude,
+    mix,
+    narrow,
     widen,
-)  # fmt: skip
+)
 from rmsprop.kernels.threads import INTERPRETED, compiled
 
 # "contract" alone: fused multiply-add, in vector and scalar code alike. Anything that reorders would
@@ -104,35 +114,6 @@ def _blocks(flags: int, kinds: Kinds) -> Any:
     coded = has_v and kv == "u8"
     version = FINGERPRINT
 
-    @njit(inline="always", error_model="numpy", fastmath=FASTMATH)
-    def block(p, g, v, m, b, base, noise, first, n, draws, k, factor, hyper):
-        """Step n elements; with v as a code, leave its bits in k and return the largest."""
-        zero = hyper[11]
-        largest = np.int32(0)
-        for j in range(n):
-            i = first + j
-            x, y, mean, buf = element(
-                flags,
-                real(widen(kp, p[i], 0)),
-                real(widen(kg, g[i], 0)),
-                real(widen(kv, v[i], base)) if has_v else zero,
-                real(widen(kb, m[i], 0)) if has_m else zero,
-                real(widen(kb, b[i], 0)) if has_b else zero,
-                factor,
-                hyper,
-            )
-            p[i] = narrow(kp, x, np.int32(noise[draws[0] + j] + draws[1]))
-            if has_m:
-                m[i] = narrow(kb, mean, np.int32(noise[draws[0] + 1024 + j] + draws[2]))
-            if has_b:
-                b[i] = narrow(kb, buf, np.int32(noise[draws[0] + 2048 + j] + draws[3]))
-            if coded:
-                k[j] = magnitude(y)
-                largest = max(largest, finite(k[j]))
-            elif has_v:
-                v[i] = narrow(kv, y, np.int32(noise[draws[0] + 3072 + j] + draws[4]))
-        return largest
-
     def run(p, g, v, m, b, exponents, noise, low, high, width, scale, seed, h):
         zero = real(0 * version)
         factor = real(scale)
@@ -140,26 +121,48 @@ def _blocks(flags: int, kinds: Kinds) -> Any:
             real(h[0]), real(h[1]), real(h[2]), real(h[3]), real(h[4]), real(h[5]),
             real(h[6]), real(h[7]), real(h[8]), real(h[9]), real(h[10]), zero,
         )  # fmt: skip
-        k = np.empty(BLOCK, np.int32)
+        k = np.empty(BLOCK, np.int32)  # the bits of v, for the second pass
         per_row = (width + BLOCK - 1) // BLOCK
         for unit in range(low, high):
             row = unit // per_row
             at = (unit - row * per_row) * BLOCK
             first, n = row * width + at, min(BLOCK, width - at)
-            draw, more = mix(np.uint64(seed) + np.uint64(unit)), mix(~np.uint64(seed + unit))
-            draws = (
-                np.int64(draw & np.uint64(511)),
-                np.int32((draw >> np.uint64(9)) & np.uint64(0xFFFF)),
-                np.int32((draw >> np.uint64(25)) & np.uint64(0xFFFF)),
-                np.int32((draw >> np.uint64(41)) & np.uint64(0xFFFF)),
-                np.int32(more & np.uint64(0xFFFFF)),
-            )
+            draw = mix(np.uint64(seed) + np.uint64(unit))
+            more = mix(~draw)
+            # Where the block's noise begins in the table, and what is added to it, for p, m, b and v.
+            o = np.int64(draw & np.uint64(511))
+            np_ = np.int32((draw >> np.uint64(9)) & np.uint64(0xFFFF))
+            nm = np.int32((draw >> np.uint64(25)) & np.uint64(0xFFFF))
+            nb = np.int32((draw >> np.uint64(41)) & np.uint64(0xFFFF))
+            nv = np.int32(more & np.uint64(0xFFFFF))
             base = base_of(exponents[unit]) if coded else np.int32(0)
-            largest = block(p, g, v, m, b, base, noise, first, n, draws, k, factor, hyper)
+            largest = np.int32(0)
+            for j in range(n):
+                i = first + j
+                x, y, mean, buf = element(
+                    flags,
+                    real(widen(kp, p[i], 0)),
+                    real(widen(kg, g[i], 0)),
+                    real(widen(kv, v[i], base)) if has_v else zero,
+                    real(widen(kb, m[i], 0)) if has_m else zero,
+                    real(widen(kb, b[i], 0)) if has_b else zero,
+                    factor,
+                    hyper,
+                )
+                p[i] = narrow(kp, x, np.int32(noise[o + j] + np_))
+                if has_m:
+                    m[i] = narrow(kb, mean, np.int32(noise[o + 1024 + j] + nm))
+                if has_b:
+                    b[i] = narrow(kb, buf, np.int32(noise[o + 2048 + j] + nb))
+                if coded:
+                    k[j] = magnitude(y)
+                    largest = max(largest, finite(k[j]))
+                elif has_v:
+                    v[i] = narrow(kv, y, np.int32(noise[o + 3072 + j] + nv))
             if coded:
                 exponents[unit] = exponent_of(largest)
                 base = base_of(exponents[unit])
                 for j in range(n):
-                    v[first + j] = code_of(k[j], np.int32(noise[draws[0] + 3072 + j] + draws[4]), base)
+                    v[first + j] = code_of(k[j], np.int32(noise[o + 3072 + j] + nv), base)
 
     return run

@@ -12,8 +12,10 @@ from rmsprop.torch.optimizer import RMSprop
 def step_in_backward(model: torch.nn.Module | Iterable[Tensor], **options: Any) -> RMSprop:
     """Make `loss.backward()` update the parameters too, so that gradients never exist all at once.
 
-    Peak memory drops by the size of the gradients. What needs all gradients together is not possible:
-    accumulating over several backward passes, clipping by the joint norm, GradScaler.
+    Peak memory drops by the size of the gradients. (On the CPU, Linux's malloc may keep what is freed:
+    MALLOC_MMAP_THRESHOLD_=1000000 in the environment makes it give large tensors back.) What needs
+    all gradients together is not possible: accumulating over several backward passes, clipping by the
+    joint norm, GradScaler.
 
     Parameters
     ----------
@@ -43,6 +45,8 @@ def step_in_backward(model: torch.nn.Module | Iterable[Tensor], **options: Any) 
 class _InBackward(RMSprop):
     def __init__(self, params: list[Tensor], **options: Any):
         super().__init__(params, **options)
+        # Now, and not between the gradients, whose freed memory could then not be used again as a whole.
+        self._start(self.param_groups[0], params)
         self._hooks = [
             p.register_post_accumulate_grad_hook(self._hook(p, k)) for k, p in enumerate(params)
         ]

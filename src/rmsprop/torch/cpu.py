@@ -1,7 +1,9 @@
 """A step of many CPU tensors by the compiled kernel of the NumPy front-end, over their own memory."""
 
+import functools
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +23,14 @@ def refusal(p: Tensor, g: Tensor) -> str | None:
     return f"it steps CPU tensors, not {where}" if where != "cpu" else table.refusal(p, g)
 
 
+@functools.cache
+def start_threads() -> None:
+    """Start Numba's threads, which would set PyTorch's number to the processor's: both share OpenMP's."""
+    known = torch.get_num_threads()
+    numba.get_num_threads()
+    torch.set_num_threads(known)
+
+
 class CpuTable(Table):
     """A `Table` of CPU tensors."""
 
@@ -28,6 +38,7 @@ class CpuTable(Table):
         """Update parameters and state with these gradients, times gains (one for each) over scale."""
         if found_inf is not None and float(found_inf):
             return
+        start_threads()
         grads, where = self.bind(grads)
         self.copy_in()
         flags, factors = self.flags, self._factors(gains, scale)

@@ -13,23 +13,22 @@ from torch import Tensor
 
 from rmsprop.kernels.formats import mixed
 from rmsprop.rule import Rule
-from rmsprop.state import SLOTS
-from rmsprop.torch.memory import EXPONENT, load, local, real_dtype, store
+from rmsprop.torch.memory import EXPONENT, kept, load, local, real_dtype, store
 
+each: Any = torch  # its functions on lists are public in all but the name
 Tensors = list[Tensor]
 Entry = dict[str, Any]
 
 
 class Rows:
-    """Parameters of one group, stepped by PyTorch; the parameters of `cpu.Table`."""
+    """Parameters of one group, stepped by PyTorch; the parameters of `table.Table`."""
 
     def __init__(
         self, rule: Rule, group: dict[str, Any], params: Tensors, entries: list[Entry],
         seeds: Sequence[int],
     ):  # fmt: skip
-        self.rule, self.group, self.params, self.entries, self.seeds = (
-            rule, group, params, entries, list(seeds)
-        )  # fmt: skip
+        self.rule, self.group, self.params, self.entries = rule, group, params, entries
+        self.seeds = list(seeds)
 
     def holds(self) -> bool:
         """Always: nothing is kept of where things lie."""
@@ -45,11 +44,11 @@ class Rows:
     def _step(self, lr: Any, grads: Tensors, gains: Any, scale: Any) -> None:
         rule, entries = self.rule, self.entries
         counts = [entry["step"] for entry in entries]
-        torch._foreach_add_(counts, 1)
+        each._foreach_add_(counts, 1)
         wide = [real_dtype(p) for p in self.params]
-        stored = {"p": [_real(local(p)) for p in self.params]}
+        stored = {"p": [_real(p) for p in self.params]}
         for slot in rule.slots:
-            stored[slot] = [_real(local(entry[SLOTS[slot]])) for entry in entries]
+            stored[slot] = [_real(kept(entry, slot)) for entry in entries]
         work = {
             name: [
                 t if t.dtype == dtype else load(t, dtype, _exponents(entry, t))
@@ -57,76 +56,123 @@ class Rows:
             ]
             for name, column in stored.items()
         }
-        g = [_real(local(g)).to(dtype) for g, dtype in zip(grads, wide, strict=True)]
+        g = [_real(g).to(dtype) for g, dtype in zip(grads, wide, strict=True)]
         factor = (-1.0 if rule.maximize else 1.0) / (1.0 if scale is None else float(scale))
-        if gains is not None or factor != 1.0:
-            gains = [factor * gain for gain in gains or [1.0] * len(g)]
-            g = torch._foreach_mul(g, gains)
-        fixes = _corrections(rule, counts, self.group)
-        arithmetic(rule, lr, work["p"], g, *(work.get(slot, []) for slot in "vmb"), fixes)
+        scaled = gains is not None or factor != 1.0
+        if scaled:
+            g = each._foreach_mul(g, [factor * gain for gain in gains or [1.0] * len(g)])
+        Arithmetic(rule, lr, bool(self.group["differentiable"])).step(
+            g, scaled, _corrections(rule, counts, self.group), **work
+        )
         for k, entry in enumerate(entries):
-            changed = {name: column[k] for name, column in stored.items()}
-            self._store(k, entry, changed, {name: column[k] for name, column in work.items()})
+            self._store(k, entry, {name: (stored[name][k], work[name][k]) for name in work})
 
-    def _store(self, k: int, entry: Entry, stored: Any, found: Any) -> None:
+    def _store(self, k: int, entry: Entry, columns: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Write back what was computed in another precision than it is kept in."""
-        changed = [name for name in stored if stored[name] is not found[name]]
+        changed = {name: pair for name, pair in columns.items() if pair[0] is not pair[1]}
         if not changed:
             return
-        noise = torch.Generator(found["p"].device)
-        seed = mixed(np.array([self.seeds[k] & (2**63 - 1)], np.uint64), np.array([float(entry["step"])]))
-        noise.manual_seed(int(seed[0]))
-        for name in changed:
+        noise = torch.Generator(columns["p"][0].device)
+        seed = np.array([self.seeds[k] & (2**63 - 1)], np.uint64)
+        noise.manual_seed(int(mixed(seed, np.array([float(entry["step"])]))[0]))
+        for name, (t, x) in changed.items():
             exact = name == "p" and not self.group["stochastic_rounding"]
-            t = stored[name]
-            store(t, found[name], _exponents(entry, t), None if exact else noise)
+            store(t, x, _exponents(entry, t), None if exact else noise)
 
 
-def arithmetic(
-    rule: Rule, lr: Any, p: Tensors, g: Tensors, v: Tensors, m: Tensors, b: Tensors,
-    fixes: tuple[Any, Any],
-) -> None:  # fmt: skip
-    """The equations of `rmsprop.reference.update`; p, v, m and b change in place."""
-    rho, mu, wd = rule.decay, rule.momentum, rule.weight_decay
-    fix_v, fix_b = fixes
-    if rule.clip_value is not None:
-        g = torch._foreach_clamp_min(torch._foreach_clamp_max(g, rule.clip_value), -rule.clip_value)
-    if wd and not rule.decoupled_weight_decay:
-        g = torch._foreach_add(g, p, alpha=wd)
-    if wd and rule.decoupled_weight_decay:
-        torch._foreach_sub_(p, torch._foreach_mul(p, lr * wd))
-    if rule.second_moment == "ema":
-        torch._foreach_mul_(v, rho)
-        torch._foreach_addcmul_(v, g, g, 1 - rho)
-    elif rule.second_moment == "sum":
-        torch._foreach_addcmul_(v, g, g, 1.0)
-    u = g
-    if rule.first_moment == "before":
-        torch._foreach_mul_(b, mu)
-        torch._foreach_add_(b, g, alpha=1 - mu)
-        u = b if fix_b is None else torch._foreach_mul(b, fix_b)
-    if rule.second_moment != "none":
-        d = v if fix_v is None else torch._foreach_mul(v, fix_v)
+class Arithmetic:
+    """The equations of `rmsprop.reference.update`.
+
+    Parameters
+    ----------
+    rule, lr
+        The update, and the learning rate: a number or a tensor of one element.
+    graph
+        Whether autograd looks on: temporaries are then not written over, nor used before a change in place.
+    """
+
+    def __init__(self, rule: Rule, lr: Any, graph: bool):
+        self.rule, self.lr, self.graph = rule, lr, graph
+
+    def step(
+        self, g: Tensors, fresh: bool, fixes: tuple[Any, Any], p: Tensors,
+        v: Any = None, m: Any = None, b: Any = None,
+    ) -> None:  # fmt: skip
+        """Change p, v, m and b in place; `fresh`: g may be written over, too."""
+        rule, wd = self.rule, self.rule.weight_decay
+        if rule.clip_value is not None:
+            g = self._on(fresh, "clamp_max", g, rule.clip_value)
+            g, fresh = self._on(True, "clamp_min", g, -rule.clip_value), True
+        if wd and not rule.decoupled_weight_decay:
+            g, fresh = self._on(fresh, "add", g, self._before_change(p), alpha=wd), True
+        if wd and rule.decoupled_weight_decay:
+            each._foreach_sub_(p, each._foreach_mul(self._before_change(p), self.lr * wd))
+        if rule.second_moment == "ema":
+            each._foreach_mul_(v, rule.decay)
+        if rule.second_moment != "none":
+            each._foreach_addcmul_(v, g, g, 1 - rule.decay if rule.second_moment == "ema" else 1.0)
+        u = g
+        if rule.first_moment == "before":
+            each._foreach_mul_(b, rule.momentum)
+            each._foreach_add_(b, g, alpha=1 - rule.momentum)
+            u, fresh = self._before_change(b), self.graph
+            if fixes[1] is not None:
+                u, fresh = each._foreach_mul(b, fixes[1]), True
+        d = self._denominator(g, fixes[0], v, m) if rule.second_moment != "none" else None
+        self._move(u, fresh, d, p, b)
+
+    def _denominator(self, g: Tensors, fix: Any, v: Tensors, m: Any) -> Tensors:
+        rule = self.rule
+        d, fresh = (v, False) if fix is None else (each._foreach_mul(v, fix), True)
         if rule.centered:
-            torch._foreach_mul_(m, rho)
-            torch._foreach_add_(m, g, alpha=1 - rho)
-            mean = m if fix_v is None else torch._foreach_mul(m, fix_v)
-            d = torch._foreach_addcmul(d, mean, mean, -1.0)
-            torch._foreach_clamp_min_(d, 0.0)
+            each._foreach_mul_(m, rule.decay)
+            each._foreach_add_(m, g, alpha=1 - rule.decay)
+            mean = self._before_change(m) if fix is None else each._foreach_mul(m, fix)
+            d = self._on(True, "clamp_min", self._on(fresh, "addcmul", d, mean, mean, -1.0), 0.0)
+            fresh = True
         if rule.eps_in_sqrt:
-            d = torch._foreach_sqrt(torch._foreach_add(d, rule.eps))
+            return self._on(True, "sqrt", self._on(fresh, "add", d, rule.eps))
+        return self._on(True, "add", self._on(fresh, "sqrt", d), rule.eps)
+
+    def _move(self, u: Tensors, fresh: bool, d: Tensors | None, p: Tensors, b: Any) -> None:
+        """p by u/d, straight or through the buffer."""
+        rule, lr = self.rule, self.lr
+        buffered = rule.momentum > 0 and rule.first_moment == "after"
+        if isinstance(lr, Tensor) and (rule.lr_in_momentum or not buffered):
+            u, lr = self._on(fresh, "mul", u, lr), 1.0  # a number only may stand in what follows
+        if not buffered:
+            _add(p, u, d, -lr)
+            return
+        each._foreach_mul_(b, rule.momentum)
+        _add(b, u, d, lr if rule.lr_in_momentum else 1.0)
+        move = b
+        if rule.nesterov:
+            move = each._foreach_mul(self._before_change(b), rule.momentum)
+            _add(move, u, d, lr if rule.lr_in_momentum else 1.0)
+        if rule.lr_in_momentum:
+            each._foreach_sub_(p, move)
+        elif isinstance(lr, Tensor):
+            each._foreach_sub_(p, each._foreach_mul(self._before_change(move), lr))
         else:
-            d = torch._foreach_add(torch._foreach_sqrt(d), rule.eps)
-        u = torch._foreach_div(u, d)
-    if rule.momentum == 0 or rule.first_moment == "before":
-        torch._foreach_sub_(p, torch._foreach_mul(u, lr))
-        return
-    if rule.lr_in_momentum:
-        u = torch._foreach_mul(u, lr)
-    torch._foreach_mul_(b, mu)
-    torch._foreach_add_(b, u)
-    move = torch._foreach_add(u, b, alpha=mu) if rule.nesterov else b
-    torch._foreach_sub_(p, move if rule.lr_in_momentum else torch._foreach_mul(move, lr))
+            each._foreach_add_(p, move, alpha=-lr)
+
+    def _on(self, fresh: bool, name: str, x: Tensors, *args: Any, **kwargs: Any) -> Tensors:
+        """An operation, in place on a temporary unless autograd may need what it was."""
+        if not fresh or self.graph:
+            return getattr(each, f"_foreach_{name}")(x, *args, **kwargs)
+        getattr(each, f"_foreach_{name}_")(x, *args, **kwargs)
+        return x
+
+    def _before_change(self, x: Tensors) -> Tensors:
+        """What is later changed in place, as autograd may keep it."""
+        return [t.clone() for t in x] if self.graph else x
+
+
+def _add(x: Tensors, u: Tensors, d: Tensors | None, factor: float) -> None:
+    if d is None:
+        each._foreach_add_(x, u, alpha=factor)
+    else:
+        each._foreach_addcdiv_(x, u, d, factor)
 
 
 def _corrections(rule: Rule, counts: Tensors, group: dict[str, Any]) -> tuple[Any, Any]:
@@ -143,7 +189,8 @@ def _corrections(rule: Rule, counts: Tensors, group: dict[str, Any]) -> tuple[An
     return fix_v, fixes(rule.momentum) if rule.first_moment == "before" else None
 
 
-def _real(t: Tensor) -> Tensor:
+def _real(t: Any) -> Tensor:
+    t = local(t)
     return torch.view_as_real(t) if t.is_complex() else t
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rmsprop.kernels.element import SCALE, scalars_of
-from rmsprop.torch import table
+from rmsprop.torch import foreach, table
 from rmsprop.torch.memory import local
 from rmsprop.torch.table import Array, Entry, Table
 
@@ -59,7 +59,9 @@ class GpuTable(Table):
         grads, where = self.bind(grads)
         self.copy_in()
         counts = [entry["step"] for entry in self.entries]
-        torch._foreach_add_(counts, 1.0 if found_inf is None else 1.0 - found_inf.to(torch.float32))
+        foreach.each._foreach_add_(
+            counts, 1.0 if found_inf is None else 1.0 - found_inf.to(torch.float32)
+        )
         numbers = self._scalars_of(0.0 if isinstance(lr, Tensor) else float(lr))
         sign = -1.0 if self.rule.maximize else 1.0
         if gains is not None or sign < 0:

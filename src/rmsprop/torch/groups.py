@@ -25,6 +25,7 @@ STATE_DTYPES = (None, torch.float32, torch.float64, torch.bfloat16, torch.uint8)
 OPTIONS: dict[str, Any] = {
     "capturable": False,
     "foreach": None,
+    "fused": None,
     "differentiable": False,
     "backend": "auto",
     "state_dtype": None,
@@ -49,7 +50,7 @@ def rule_of(group: dict[str, Any]) -> Rule:
         raise _in_torchs_words(error, group) from None
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1024, typed=True)  # 1 is no switch, though it equals True
 def _rule(*values: Any) -> Rule:
     return Rule(**dict(zip(KEYS, values, strict=True)))
 
@@ -58,7 +59,7 @@ def rate_of(group: dict[str, Any]) -> Any:
     """The learning rate: a number, or the tensor itself where it must not be read on the host."""
     lr = group["lr"]
     if isinstance(lr, torch.Tensor) and not (group["capturable"] or group["differentiable"]):
-        return float(lr)
+        return float(lr.detach())
     return lr
 
 
@@ -68,7 +69,7 @@ def check(group: dict[str, Any]) -> None:
     if isinstance(lr, torch.Tensor):
         if lr.numel() != 1:
             raise ValueError(f"Tensor lr must be 1-element; got shape {tuple(lr.shape)}")
-        lr = float(lr) if lr.device.type != "meta" else 0.0
+        lr = float(lr.detach()) if lr.device.type != "meta" else 0.0
     try:
         Rule(lr=lr)
     except (TypeError, ValueError) as error:
@@ -118,7 +119,7 @@ _TORCHS = {"lr_in_momentum": False, "second_moment": "ema", "first_moment": "aft
 def _check_meaning(saved: Any, merged: Any, states: list[dict[str, Any]]) -> None:
     """A group without our switches was written by torch.optim.RMSprop, or by one with its state."""
     kept = {name for state in states for name in state}
-    if kept and "square_avg" not in kept and merged["second_moment"] != "none":
+    if kept and not kept & {"square_avg", "square_avg_code"} and merged["second_moment"] != "none":
         raise ValueError(
             f"this is not the state of an RMSprop: it keeps {', '.join(sorted(kept))}, and no square_avg"
         )

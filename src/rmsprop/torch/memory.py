@@ -1,11 +1,13 @@
 """What is kept for a parameter, in which format, and the memory that kernels may walk.
 
-One byte for v (`kernels.formats`) is `square_avg` as uint8 with `square_avg_exponent`, one byte for each
-block of 256 elements of a row; a row is what stands under one index of the first dimension, so that both
-are sharded alike. The order is that of memory: a layout that is not contiguous adds a dimension of one to the
-exponents' shape, so that a checkpoint of the one is not mistaken for the other.
+One byte for v (`kernels.formats`) is, in place of `square_avg`, `square_avg_code` with
+`square_avg_exponent`, one byte for each block of 256 elements of a row; a row is what stands under one
+index of the first dimension, so that both are sharded alike. The order is that of memory: a layout that is
+not contiguous adds a dimension of one to the exponents' shape. Names and shapes make sure that codes are
+never read as what they are not: not by torch.optim, not from a checkpoint of another layout or sharding.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -18,23 +20,23 @@ from rmsprop.state import SLOTS
 SMALL, SMALL_VECTOR = 1 << 12, 1 << 20
 """Matrices and vectors of fewer elements keep float32 in place of one byte: 1% of a network."""
 
-EXPONENT = "square_avg_exponent"
-
-if torch.distributed.is_available():
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-    from torch.distributed.tensor import zeros as _distributed_zeros
-else:  # pragma: no cover
-    DTensor = None
+CODE, EXPONENT = "square_avg_code", "square_avg_exponent"
 
 
 def is_distributed(t: Tensor) -> bool:
     """Whether this is a DTensor: `local` is then this process's part of it."""
-    return DTensor is not None and isinstance(t, DTensor)
+    module = sys.modules.get("torch.distributed.tensor")  # whoever has one has imported it
+    return module is not None and isinstance(t, module.DTensor)
 
 
 def local(t: Tensor) -> Tensor:
     """The tensor itself, or this process's part of a DTensor; call without grad."""
     return t.to_local() if is_distributed(t) else t  # type: ignore[attr-defined]
+
+
+def placements(t: Tensor) -> Any:
+    """How a DTensor is shared out."""
+    return t.placements  # type: ignore[attr-defined]
 
 
 def whole(t: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ def real_dtype(p: Tensor) -> torch.dtype:
 
 
 def state_dtypes(p: Tensor, wanted: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The dtypes of `square_avg`, `grad_avg` and `momentum_buffer`."""
+    """The dtypes of the state, by the rule's letters; uint8 stands for codes."""
     plain = p.dtype if p.is_complex() else real_dtype(p)
     if wanted == torch.uint8 and not p.is_complex() and not _takes_codes(p):
         wanted = None
@@ -81,7 +83,7 @@ def state_dtypes(p: Tensor, wanted: torch.dtype | None) -> dict[str, torch.dtype
         v = other = plain
     else:
         v, other = wanted, torch.bfloat16 if wanted == torch.uint8 else wanted
-    return {SLOTS["v"]: v, SLOTS["m"]: other, SLOTS["b"]: other}
+    return {"v": v, "m": other, "b": other}
 
 
 def _takes_codes(p: Tensor) -> bool:
@@ -91,14 +93,19 @@ def _takes_codes(p: Tensor) -> bool:
         return True
     # Exponents are sharded with their rows. Other placements would cut through a block.
     return p.dim() > 1 and all(
-        isinstance(x, Replicate) or (type(x) is Shard and x.dim == 0)
-        for x in p.placements  # type: ignore[attr-defined]
+        [x.is_replicate() or (type(x).__name__ == "Shard" and x.is_shard(0)) for x in placements(p)]
     )
+
+
+def kept(entry: dict[str, Any], slot: str) -> Tensor | None:
+    """What a parameter's state keeps for the rule's "v", "m" or "b": numbers, or codes."""
+    found = entry.get(SLOTS[slot])
+    return entry.get(CODE) if found is None and slot == "v" else found
 
 
 def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -> None:
     """Make what the rule keeps and the parameter's state lacks."""
-    if rule.centered and SLOTS["v"] in entry and SLOTS["m"] not in entry:
+    if rule.centered and kept(entry, "v") is not None and kept(entry, "m") is None:
         raise ValueError(
             "centered=True was switched on after the first step, and no mean of the gradients was kept: "
             "set it from the start, or drop this parameter's state"
@@ -106,17 +113,24 @@ def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -
     if "step" not in entry:
         on = p.device if group["capturable"] or _fused(p, group) else "cpu"
         entry["step"] = torch.zeros((), dtype=torch.float32, device=on)
+    dtypes = state_dtypes(p, group["state_dtype"])
     for slot in rule.slots:
-        name = SLOTS[slot]
-        if name not in entry:
-            dtype = state_dtypes(p, group["state_dtype"])[name]
-            entry[name] = torch.zeros_like(
-                p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False
-            )
-            if dtype == torch.uint8:
-                entry[EXPONENT] = exponents_for(p, entry[name])
-            if slot == "v" and rule.initial_scale:
-                fill(entry, rule.initial_scale)
+        if kept(entry, slot) is None:
+            _add(entry, slot, p, dtypes[slot], rule.initial_scale if slot == "v" else 0.0)
+
+
+def _add(entry: dict[str, Any], slot: str, p: Tensor, dtype: torch.dtype, value: float) -> None:
+    t = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+    if dtype == torch.uint8:
+        entry[CODE], entry[EXPONENT] = t, exponents_for(p, t)
+        if value:
+            numbers = torch.full_like(local(t), value, dtype=torch.float32)
+            store(local(t), numbers, local(entry[EXPONENT]), None)
+    else:
+        entry[SLOTS[slot]] = t
+        if value:
+            part = local(t)
+            (torch.view_as_real(part) if part.is_complex() else part).fill_(value)
 
 
 def _fused(p: Tensor, group: dict[str, Any]) -> bool:
@@ -128,68 +142,63 @@ def exponents_for(p: Tensor, codes: Tensor) -> Tensor:
     if is_distributed(p):
         many = p.shape[0], -(-(p.numel() // max(p.shape[0], 1)) // BLOCK)
         shape = many if local(codes).is_contiguous() else (*many, 1)
-        return _distributed_zeros(
-            *shape,
-            dtype=torch.uint8,
-            device_mesh=p.device_mesh,  # type: ignore[attr-defined]
-            placements=p.placements,  # type: ignore[attr-defined]
-        )
+        mesh: Any = p.device_mesh  # type: ignore[attr-defined]
+        zeros = sys.modules["torch.distributed.tensor"].zeros
+        return zeros(*shape, dtype=torch.uint8, device_mesh=mesh, placements=placements(p))
     count, width = rows(codes)
     shape = (count, -(-width // BLOCK)) if codes.is_contiguous() else (count, -(-width // BLOCK), 1)
     return torch.zeros(shape, dtype=torch.uint8, device=p.device)
 
 
-def fill(entry: dict[str, Any], value: float) -> None:
-    """Set v to one value."""
-    v = local(entry[SLOTS["v"]])
-    if v.dtype == torch.uint8:
-        store(v, torch.full_like(v, value, dtype=torch.float32), local(entry[EXPONENT]), None)
-    else:
-        v.fill_(value)
-
-
 def restore(entry: dict[str, Any], saved: dict[str, Any], p: Tensor, wanted: Any) -> None:
     """Put a saved state in place, in the dtypes that are kept here; exactly, where these are the same."""
-    dtypes = state_dtypes(p, wanted)
-    for name, dtype in dtypes.items():
-        if name not in saved:
+    for slot, dtype in state_dtypes(p, wanted).items():
+        t = kept(saved, slot)
+        if t is None:
             continue
-        t = saved[name].to(p.device)
-        exponents = saved.get(EXPONENT) if t.dtype == torch.uint8 else None
-        if t.dtype == dtype:
-            entry[name] = t
-            if exponents is not None:
-                entry[EXPONENT] = exponents.to(p.device)
+        for name in (SLOTS[slot], *((CODE, EXPONENT) if slot == "v" else ())):
+            entry.pop(name, None)
+        t = t.to(p.device)
+        coded = t.dtype == torch.uint8
+        if coded and dtype == torch.uint8:
+            entry[CODE], entry[EXPONENT] = t, saved[EXPONENT].to(p.device)
+        elif t.dtype == dtype:
+            entry[SLOTS[slot]] = t
         else:
-            values = load(local(t), torch.float32, local(exponents)) if exponents is not None else t
-            entry[name] = torch.zeros_like(t, dtype=dtype)
-            entry.pop(EXPONENT, None)
+            exponents = local(saved[EXPONENT]).to(p.device) if coded else None
+            values = load(local(t), torch.float32, exponents) if coded else local(t)
+            found = torch.zeros_like(t, dtype=dtype)
+            exponents = None
             if dtype == torch.uint8:
-                entry[EXPONENT] = exponents_for(p, entry[name])
-            codes = local(entry[EXPONENT]) if dtype == torch.uint8 else None
-            store(local(entry[name]), local(values), codes, None)
+                entry[CODE], entry[EXPONENT] = found, exponents_for(p, found)
+                exponents = local(entry[EXPONENT])
+            else:
+                entry[SLOTS[slot]] = found
+            store(local(found), values, exponents, None)
 
 
-def aligned(entry: dict[str, Any], name: str, p: Tensor) -> None:
-    """Bring a state tensor that came from elsewhere into the layout of its parameter (local, dense)."""
-    t = local(entry[name])
-    if t.shape != p.shape or t.device != p.device:
-        raise RuntimeError(
-            f"the optimizer's {name} has shape {tuple(t.shape)} on {t.device}, but its parameter has "
-            f"{tuple(p.shape)} on {p.device}: load the state again, or make a new optimizer"
-        )
-    if t.stride() == p.stride() or (t.is_contiguous() and p.is_contiguous()):
-        return
-    if is_distributed(entry[name]):
-        raise RuntimeError(f"the optimizer's {name} is laid out otherwise than its parameter")
-    found = torch.empty_like(p, dtype=t.dtype)
-    if t.dtype == torch.uint8:
-        values = load(t, torch.float32, entry[EXPONENT])
-        entry[EXPONENT] = exponents_for(p, found)
-        store(found, values, entry[EXPONENT], None)
-    else:
-        found.copy_(t)
-    entry[name] = found
+def aligned(entry: dict[str, Any], p: Tensor) -> None:
+    """Bring state tensors that came from elsewhere into the layout of their parameter (local, dense)."""
+    for name in (*SLOTS.values(), CODE):
+        if name not in entry:
+            continue
+        t = local(entry[name])
+        if t.shape != p.shape or t.device != p.device:
+            raise RuntimeError(
+                f"the optimizer's {name} has shape {tuple(t.shape)} on {t.device}, but its parameter "
+                f"has {tuple(p.shape)} on {p.device}: load the state again, or make a new optimizer"
+            )
+        if t.stride() == p.stride() or (t.is_contiguous() and p.is_contiguous()):
+            continue
+        if is_distributed(entry[name]):
+            raise RuntimeError(f"the optimizer's {name} is laid out otherwise than its parameter")
+        entry[name] = found = torch.empty_like(p, dtype=t.dtype)
+        if name == CODE:
+            values = load(t, torch.float32, entry[EXPONENT])
+            entry[EXPONENT] = exponents_for(p, found)
+            store(found, values, entry[EXPONENT], None)
+        else:
+            found.copy_(t)
 
 
 # Reading and writing the formats with PyTorch's own operations: for any device, and for loading.
@@ -252,4 +261,3 @@ def _like(t: Tensor, values: Tensor) -> Tensor:
     found = torch.empty_like(t, dtype=values.dtype)
     flat(found).copy_(values.reshape(-1))
     return found
-

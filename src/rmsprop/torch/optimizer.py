@@ -11,6 +11,10 @@ from rmsprop.rule import Rule
 from rmsprop.torch import groups, memory
 from rmsprop.torch.plan import Plan
 
+# What the kernels do to memory cannot be traced. The first, with which PyTorch marks its own
+# optimizers, does not import the compiler (2 s) before it is needed.
+_not_traced = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
+
 
 class RuleOptimizer(torch.optim.Optimizer):
     """A `rmsprop.Rule` as a `torch.optim.Optimizer`; `from_rule` makes one.
@@ -39,6 +43,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         fastest that can serve each parameter.
     capturable, foreach, differentiable
         As in `torch.optim`; `foreach=True` is backend="foreach".
+    fused
+        As in `torch.optim.Adam`, under GradScaler: True leaves unscaling the gradients, and skipping the
+        step where one overflowed, to the step itself, which saves a pass over them.
 
     Raises
     ------
@@ -57,9 +64,6 @@ class RuleOptimizer(torch.optim.Optimizer):
     tensor([0.9000, 0.9000])
     """
 
-    # GradScaler hands over `grad_scale` and `found_inf` instead of reading the gradients itself.
-    _step_supports_amp_scaling = True
-
     def __init__(
         self,
         params: ParamsT,
@@ -72,6 +76,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         backend: str = "auto",
         capturable: bool = False,
         foreach: bool | None = None,
+        fused: bool | None = None,
         differentiable: bool = False,
     ):
         options = {
@@ -81,12 +86,19 @@ class RuleOptimizer(torch.optim.Optimizer):
             "backend": backend,
             "capturable": capturable,
             "foreach": foreach,
+            "fused": fused,
             "differentiable": differentiable,
         }
         defaults = groups.of_rule(rule) | ({} if lr is None else {"lr": lr}) | options
         groups.check(defaults)
         self._plans: dict[Any, Plan] = {}
+        self._loading: dict[str, Any] | None = None
         super().__init__(params, defaults)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What GradScaler asks before it hands over `grad_scale` and `found_inf`."""
+        return bool(self.defaults["fused"])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, with its own values for what it names; raises as the class does."""
@@ -97,7 +109,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
-    @torch.compiler.disable  # what the kernels do to memory cannot be traced
+    @_not_traced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Move every parameter that has a gradient one step, in place.
 
@@ -119,7 +131,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _update(self, key: Any, group: dict[str, Any], params: list[Tensor], before: int) -> None:
         """Step those of a group's parameters that have a gradient; `before` counts those ahead of them."""
-        grads = [p.grad for p in params]
+        grads: list[Any] = [p.grad for p in params]
         places = [k for k, g in enumerate(grads) if g is not None]
         if len(places) < len(params):
             params = [params[k] for k in places]
@@ -130,13 +142,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         plan = self._plans.get(key)
         if plan is None or not plan.holds(rule, group, params, self.state.get):
             self._plans.pop(key, None)
-            entries = [self.state[p] for p in params]
-            for p, entry in zip(params, entries, strict=True):
-                memory.start(entry, p, rule, group)
+            entries = self._start(group, params)
             seeds = [group["seed"] * 1_000_003 + before + k for k in places]
             plan = self._plans[key] = Plan(rule, group, params, grads, entries, seeds)
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         plan.step(groups.rate_of(group), grads, scale, found_inf)
+
+    def _start(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
+        """The state of these parameters, with all that the rule keeps."""
+        for p in params:
+            memory.start(self.state[p], p, groups.rule_of(group), group)
+        return [self.state[p] for p in params]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, or that of `torch.optim.RMSprop`.
@@ -146,19 +162,19 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Raises ValueError for a state that means something else here, before anything has changed.
         """
-        filled = groups.filled(state_dict, self.param_groups)
-        super().load_state_dict(filled)
-        with torch.no_grad():
-            for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
-                for key, p in zip(saved["params"], group["params"], strict=True):
-                    if key in state_dict["state"]:
-                        state = state_dict["state"][key]
-                        memory.restore(self.state[p], state, p, group["state_dtype"])
+        # As the last of the hooks, it sees what the user's own have made of the state.
+        last = self.register_load_state_dict_pre_hook(_fill)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            self._loading = None
         self._plans.clear()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Plans hold addresses: a copy, or a pickle, that kept them would step the original's memory.
         self._plans = {}
+        self._loading = getattr(self, "_loading", None)
         super().__setstate__(state)
         for group in self.param_groups:
             for key, value in (groups.of_rule(Rule()) | groups.OPTIONS).items():
@@ -167,6 +183,23 @@ class RuleOptimizer(torch.optim.Optimizer):
                 entry = self.state.get(p, {})
                 if "step" in entry and not torch.is_tensor(entry["step"]):
                     entry["step"] = torch.tensor(float(entry["step"]), dtype=torch.float32)
+        if self._loading is not None:  # before the user's post-hooks
+            self._restore(self._loading)
+
+    @torch.no_grad()
+    def _restore(self, state_dict: dict[str, Any]) -> None:
+        """Undo what the base class has done to the state: it casts all of it to the parameters' dtype."""
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            for key, p in zip(saved["params"], group["params"], strict=True):
+                if key in state_dict["state"]:
+                    state = state_dict["state"][key]
+                    memory.restore(self.state[p], state, p, group["state_dtype"])
+
+
+def _fill(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The last hook before a state is loaded: check it, and keep it for `_restore`."""
+    optimizer._loading = groups.filled(state_dict, optimizer.param_groups)
+    return optimizer._loading
 
 
 class RMSprop(RuleOptimizer):
@@ -178,9 +211,9 @@ class RMSprop(RuleOptimizer):
         p <- p - lr*g/(sqrt(v) + eps)
 
     and with momentum, centering and weight decay as `print(Rule.from_dialect(dialect, ...).equations())`
-    shows them. The differences from `torch.optim.RMSprop`: the centered variance is kept at 0 where rounding
-    makes it negative (there: NaN); momentum may be raised from 0 in the middle of a run (there: KeyError); the
-    state of float16 and bfloat16 parameters is float32, and stays so when it is loaded.
+    shows them. The differences from `torch.optim.RMSprop`: the centered variance is kept at 0 where
+    rounding makes it negative (there: NaN); momentum may be raised from 0 in the middle of a run (there:
+    KeyError); the state of float16 and bfloat16 parameters is float32, and stays so when it is loaded.
 
     Parameters
     ----------
@@ -195,7 +228,7 @@ class RMSprop(RuleOptimizer):
         Whose RMSprop to be: "torch", "keras", "tf1", "optax", "timm", "sb3", "hinton", "graves".
     nesterov, bias_correction, decoupled_weight_decay
         Switches of `rmsprop.Rule`; None is the dialect's default.
-    state_dtype, stochastic_rounding, seed, backend
+    state_dtype, stochastic_rounding, seed, backend, fused
         As in `RuleOptimizer`.
 
     Raises
@@ -241,6 +274,7 @@ class RMSprop(RuleOptimizer):
         stochastic_rounding: bool = False,
         seed: int = 0,
         backend: str = "auto",
+        fused: bool | None = None,
     ):
         given = {
             "lr": 0.0 if isinstance(lr, Tensor) else lr,
@@ -265,11 +299,14 @@ class RMSprop(RuleOptimizer):
             backend=backend,
             capturable=capturable,
             foreach=foreach,
+            fused=fused,
             differentiable=differentiable,
         )
 
 
-def from_rule(params: ParamsT, rule: Rule, lr: float | Tensor | None = None, **options: Any) -> RuleOptimizer:
+def from_rule(
+    params: ParamsT, rule: Rule, lr: float | Tensor | None = None, **options: Any
+) -> RuleOptimizer:
     """An optimizer for any rule: RMSprop in any dialect, SGD, momentum, AdaGrad, Adam, AdamW.
 
     Parameters

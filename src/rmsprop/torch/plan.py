@@ -1,4 +1,4 @@
-"""Who steps which parameter: the compiled kernels where they can serve, PyTorch's own operations elsewhere."""
+"""Who steps which parameter: the compiled kernels where they can serve, PyTorch elsewhere."""
 
 import math
 from collections.abc import Callable
@@ -47,7 +47,11 @@ class Plan:
         for (backend, _), at in members.items():
             make = {"numba": cpu.CpuTable, "triton": gpu.GpuTable, "foreach": foreach.Rows}[backend]
             part = make(
-                rule, group, [params[k] for k in at], [entries[k] for k in at], [seeds[k] for k in at]
+                rule,
+                group,
+                [params[k] for k in at],
+                [entries[k] for k in at],
+                [seeds[k] for k in at],
             )
             self.parts.append((at, part))
 
@@ -87,7 +91,7 @@ class Plan:
         rule = self.rule
         if not (rule.clip_norm or rule.clip_global_norm):
             return None
-        norms = [memory.whole(x) for x in torch._foreach_norm(grads, 2, dtype=torch.float64)]
+        norms = [memory.whole(x) for x in foreach.each._foreach_norm(grads, 2, dtype=torch.float64)]
         found = np.array([float(x) for x in norms]) / (1.0 if scale is None else float(scale))
         with np.errstate(divide="ignore", invalid="ignore"):
             if rule.clip_norm:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from rmsprop.kernels.element import flags_of
 from rmsprop.rule import Rule
-from rmsprop.state import SLOTS
-from rmsprop.torch.memory import EXPONENT, aligned, dense, is_distributed, local, rows
+from rmsprop.torch.memory import EXPONENT, aligned, dense, is_distributed, kept, local, rows
 
 KINDS = {
     torch.float16: "f16",
@@ -21,13 +20,15 @@ KINDS = {
     torch.float64: "f64",
 }
 _STORED = KINDS | {torch.bfloat16: "bf16s", torch.uint8: "u8"}
+_PLAIN = getattr(Tensor, "__torch_dispatch__")  # noqa: B009 (the type checker knows it as a method)
 Array = np.ndarray[Any, Any]
 Entry = dict[str, Any]
 
 
 def refusal(p: Tensor, g: Tensor) -> str | None:
     """Why no kernel that walks memory can step this parameter, or None."""
-    if type(p).__torch_dispatch__ is not Tensor.__torch_dispatch__ and not is_distributed(p):
+    kind: Any = type(p)
+    if kind.__torch_dispatch__ is not _PLAIN and not is_distributed(p):
         return f"{type(p).__name__} is a tensor subclass"
     if p.dtype not in KINDS or g.dtype not in KINDS:
         return f"it steps float16, bfloat16, float32 and float64, not {p.dtype} with {g.dtype}"
@@ -115,14 +116,12 @@ class Table:
 
     def _align(self, p: Tensor, entry: Entry) -> None:
         """Bring a state that came from elsewhere into the parameter's layout."""
-        for name in SLOTS.values():
-            if name in entry:
-                aligned(entry, name, p)
+        aligned(entry, p)
 
     def row(self, k: int) -> list[int]:
         """Addresses of p, nothing yet for g, v, m, b and the exponents; 0 for what the rule has not."""
         entry = self.entries[k]
-        found = [entry[SLOTS[slot]] if slot in self.rule.slots else None for slot in "vmb"]
+        found = [kept(entry, slot) if slot in self.rule.slots else None for slot in "vmb"]
         exponents = entry.get(EXPONENT)
         return [self.dense[k].data_ptr(), 0] + [
             0 if t is None else local(t).data_ptr() for t in (*found, exponents)
@@ -142,7 +141,8 @@ class Table:
 def _kinds(p: Tensor, entry: Entry, stochastic: bool) -> tuple[str, str, str]:
     """The formats of p, of v, and of m and b."""
     kind = _STORED[p.dtype] if stochastic else KINDS[p.dtype]
-    v, m, b = (_STORED[local(entry[n]).dtype] if n in entry else "" for n in SLOTS.values())
+    found = [kept(entry, slot) for slot in "vmb"]
+    v, m, b = ("" if t is None else _STORED[t.dtype] for t in found)
     first = v or m or b or "f32"
     return kind, first, m or b or ("bf16s" if first == "u8" else first)
 
