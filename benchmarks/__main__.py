@@ -16,7 +16,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE)]  # for python -m benchmarks
 
-NAMES = ("step", "many", "dtypes", "norms", "growth", "start", "mnist_epoch", "simulate")
+NAMES = (
+    "step", "many", "dtypes", "norms", "growth", "start", "mnist_epoch", "simulate", "torch_train",
+    "torch_memory", "lowbit", "torch_gpu",
+)  # fmt: skip
 
 
 def main() -> int:

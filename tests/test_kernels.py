@@ -521,6 +521,23 @@ class TestCompiledCodeCache:
         assert python(ONE_STEP, NUMBA_CACHE_DIR=cache, PYTHONPATH=str(copy)) == "[1.5, 1.5]\n"
 
     @pytest.mark.long
+    def test_every_loop_comes_from_the_cache_the_second_time(self, tmp_path: Path) -> None:
+        """Also the loop in blocks: a closure over a compiled function would be new in each process."""
+        code = """
+            from rmsprop.kernels.cpu import _advancer, _driver
+            from rmsprop.kernels.element import EMA
+            from rmsprop.kernels.loops import specialise
+            for kinds in (("f32",) * 4, ("bf16s", "bf16", "bf16s", "bf16s"), ("f32", "f32", "u8", "bf16s")):
+                specialise(EMA, kinds)
+            _driver(parallel=False), _driver(parallel=True), _advancer()
+        """
+        python(code, NUMBA_CACHE_DIR=str(tmp_path))
+        first = snapshot(tmp_path)
+        assert len([name for name in first if name.endswith(".nbc")]) == 6
+        python(code, NUMBA_CACHE_DIR=str(tmp_path))
+        assert snapshot(tmp_path) == first
+
+    @pytest.mark.long
     def test_serial_and_parallel_code_are_kept_apart(self, tmp_path: Path) -> None:
         for threads in ("1", "2"):
             found = python(ONE_STEP, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_NUM_THREADS=threads)

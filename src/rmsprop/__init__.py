@@ -1,8 +1,8 @@
 """RMSprop as one exact, fast, portable component, with a lab to see it, tune it and trust it.
 
 This page is the table of contents.  It imports no framework and loads at once; the rest is imported
-by name: `rmsprop.numpy`, `rmsprop.reference`, `rmsprop.surfaces`, `rmsprop.simulate`, `rmsprop.data`,
-`rmsprop.models`, `rmsprop.train`, `rmsprop.compare`, `rmsprop.report`.
+by name: `rmsprop.numpy`, `rmsprop.torch`, `rmsprop.reference`, `rmsprop.surfaces`, `rmsprop.simulate`,
+`rmsprop.data`, `rmsprop.models`, `rmsprop.train`, `rmsprop.compare`, `rmsprop.report`.
 """
 
 from rmsprop.dialects import DIALECTS, PRESETS, Dialect

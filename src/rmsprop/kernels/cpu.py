@@ -25,6 +25,8 @@ from rmsprop.kernels.threads import INTERPRETED, compiled, starting, threads
 # Below this many elements a thread, starting threads costs more than it saves (3 to 20 us a start).
 GRAIN = 1 << 16
 
+_NOISE_AT = NOISE.ctypes.data
+
 Array = np.ndarray[Any, Any]
 KINDS = {"float16": "f16", "float32": "f32", "float64": "f64"}
 """The format of a NumPy dtype."""
@@ -210,7 +212,9 @@ class Batch:
         args = (
             function.address, self.table, NOISE.ctypes.data, self.starts, self.widths, scales, seeds, h
         )  # fmt: skip
-        parts = min(self.elements // GRAIN, threads(), most or threads())
+        parts = self.elements // GRAIN
+        if parts > 1:
+            parts = min(parts, threads(), most or parts)
         grain = 1 if in_blocks(self.kinds) else 16
         if parts <= 1:
             _driver(parallel=False)(*args, 1, grain)
