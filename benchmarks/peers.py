@@ -157,7 +157,7 @@ def _tensors(work: Workload, state_dtype: str | None = None) -> Contender:
     params = parameters(work)
     from rmsprop.torch import RMSprop
 
-    dtype = state_dtype and getattr(torch, state_dtype)
+    dtype: Any = state_dtype and getattr(torch, state_dtype)
     return Contender(RMSprop(params, lr=RULE.lr, state_dtype=dtype).step)
 
 

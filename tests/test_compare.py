@@ -207,6 +207,7 @@ def test_the_choice_looks_at_validation_alone_and_the_loss_breaks_ties(pretend):
         ([0.5, 0.895, 0.9, 0.8905, 0.88], 0.1, 10.0, False),
         ([0.9, 0.8, 0.895, 0.7, 0.1], 0.01, 0.01, True),  # the second hill does not count
         ([0.1, 0.2, 0.3, 0.895, 0.9], 10.0, 100.0, True),
+        ([0.895, 0.9, 0.897, 0.3, 0.1], 0.01, 1.0, False),  # down to the lowest that was tried
     ],
 )
 def test_good_rates_are_the_unbroken_range_around_the_best(pretend, scores, low, high, edge):
@@ -218,6 +219,16 @@ def test_good_rates_are_the_unbroken_range_around_the_best(pretend, scores, low,
     assert e["good_lrs"] == {"low": low, "high": high, "count": len(good)}
     assert e["at_edge"] is edge
     assert any("edge" in caveat for caveat in study["caveats"]) is edge
+
+
+def test_what_counts_as_rmsprop():
+    """An average of squares divides, and momentum stands after it: Adam's stands before."""
+    known = {e.label: e.is_rmsprop for e in entries(["rmsprop", "adam", "adagrad", "sgd"], ["keras"])}
+    assert len(known) >= 4
+    assert {label for label, ours in known.items() if ours} == {
+        label for label in known if "rmsprop" in label.lower() or "keras" in label.lower()
+    }
+    assert any(known.values())
 
 
 def test_fixed_rates_are_not_searched_and_that_is_said(trained):

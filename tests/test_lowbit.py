@@ -152,6 +152,32 @@ def test_no_code_makes_a_tiny_average_zero(exponent: int) -> None:
     assert p.numel()
 
 
+@pytest.mark.skipif(INTERPRETED, reason="addresses of memory that is not there")
+@pytest.mark.parametrize("kind", ["f32", "bf16s", "u8"])
+def test_elements_beyond_2_to_the_31(kind: str) -> None:
+    """The last of 2^33 elements, the rest of which do not exist: their part of the walk is left out."""
+    from rmsprop.kernels.cpu import _walk
+    from rmsprop.kernels.loops import in_blocks, specialise
+
+    n, before, rule = 512, 1 << 33, Rule(lr=0.5, decay=0.75, eps=1.0)
+    p, g, v, e = (
+        np.ones(n, "f4"),
+        np.full(n, 2, "f4"),
+        np.zeros(n, formats.DTYPES[kind]),
+        np.zeros(2, "u1"),
+    )
+    kinds = ("f32", "f32", kind, "f32")
+    unit = formats.BLOCK if in_blocks(kinds) else 1
+    row = [address(a) - before * a.itemsize for a in (p, g, v)] + [0, 0, address(e) - before // 256]
+    low, high = before // unit, (before + n) // unit
+    _walk(
+        specialise(flags_of(rule), kinds).address, np.array([row]), formats.NOISE.ctypes.data,
+        np.array([0, high]), np.array([before + n]), np.ones(1), np.zeros(1, np.int64),
+        scalars_of(rule, rule.lr, 1).reshape(1, -1), low, high,
+    )  # fmt: skip
+    assert (p == 0.5).all()
+
+
 def weights(shape: tuple[int, ...], dtype: Any = torch.float32) -> Tensor:
     return torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
 

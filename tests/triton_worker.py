@@ -149,9 +149,14 @@ def average(backend: str, state: Any, shape: tuple[int, int], steps: int) -> lis
     for t in range(steps):
         weight.grad = gradient(shape, t)
         optimizer.step()
-        if t >= 40 and t % 20 == 19:
+        if looked_at(t):
             looks.append(look(optimizer, [weight])["params"][0]["v"])
     return looks
+
+
+def looked_at(t: int) -> bool:
+    """Steps with about one independent sample of v each."""
+    return t >= 40 and t % 20 == 19
 
 
 def gradient(shape: tuple[int, int], t: int) -> Tensor:
@@ -200,6 +205,25 @@ def extremes(backend: str) -> Past:
     return past
 
 
+def from_numba(backend: str, name: str) -> Past:
+    """The same steps, begun by Numba."""
+    case: Any = CASES[f"{name}, seed 0"]
+    return case("numba", then=backend)
+
+
+def overflow_on_two_devices(backend: str) -> Past:
+    """GradScaler adds up what it found on each device that holds a part of the model."""
+    params = parameters([(5,)])
+    optimizer: Any = from_rule(params, RULES["corrected"], backend=backend, fused=True)
+    past = []
+    for found_inf in (0.0, 2.0, 0.0):
+        params[0].grad = torch.ones(5)
+        optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(found_inf)
+        optimizer.step()
+        past.append(look(optimizer, params))
+    return past
+
+
 SIZES = [(), (0,), (1,), (255,), (256,), (257,), (2047,), (2048,), (2049,), (2, 0, 3), (6, 300)]
 ROWS = [
     (17, 255), (16, 256), (16, 257), (14, 300), (3, 2047), (2, 2048), (2, 2049), (128, 33), (7,),
@@ -217,12 +241,12 @@ PLACES = [
 KERAS = Rule.from_dialect("keras", lr=0.125, momentum=0.5, weight_decay=0.25)
 ALL = Rule.from_dialect(
     "keras", lr=0.01, momentum=0.9, nesterov=True, bias_correction=True, weight_decay=0.1,
-    centered=True, maximize=True, clip_value=2.0,
+    centered=True, maximize=True, clip_value=2.0, initial_scale=1.0,
 )  # fmt: skip
 SCALED = ["plain", "clip-norm", "clip-global-norm", "corrected-all", "corrected-decoupled", "adam"]
 RATES = ["plain", "decoupled-all", "lr-in-buffer", "adamw", "sgd"]
 EXCHANGED = {"float64": F64, "bfloat16": BF16, "uint8": U8}
-MANY = [(k % 5, 1 + k % 3) for k in range(150)]
+MANY = [(k % 5, 1 + k % 3) for k in range(200)]
 
 CASES: dict[str, Callable[[str], Any]] = {
     **{
@@ -280,17 +304,16 @@ CASES: dict[str, Callable[[str], Any]] = {
         }.items()
     },
     **{
-        f"{name}, from numba": lambda backend, name=name: CASES[f"{name}, seed 0"](
-            "numba", then=backend
-        )
+        f"{name}, from numba": partial(from_numba, name=name)
         for name in EXCHANGED
     },
-    "average, bfloat16": partial(average, state=BF16, shape=(2, 1024), steps=120),
-    "average, uint8": partial(average, state=U8, shape=(2, 2048), steps=120),
+    "average, bfloat16": partial(average, state=BF16, shape=(2, 1024), steps=100),
+    "average, uint8": partial(average, state=U8, shape=(2, 2048), steps=100),
     "small steps": small_steps,
     "draws": draws,
     "extremes": extremes,
-    "many": partial(walk, rule=RULES["momentum"], shapes=MANY, steps=2),
+    "overflow on two devices": overflow_on_two_devices,
+    "many": partial(walk, rule=RULES["momentum"], shapes=MANY, steps=1),
     "everything": partial(
         scaled, rule=ALL, dtype=BF16, state_dtype=U8, stochastic_rounding=True,
         lr=torch.tensor(0.01),

@@ -9,7 +9,7 @@ from torch import Tensor
 from rmsprop.torch.optimizer import RMSprop
 
 
-def step_in_backward(model: torch.nn.Module | Iterable[Tensor], **options: Any) -> RMSprop:
+def step_in_backward(model: torch.nn.Module | Iterable[Tensor], **options: Any) -> "InBackward":
     """Make `loss.backward()` update the parameters too, so that gradients never exist all at once.
 
     Peak memory drops by the size of the gradients. (On the CPU, Linux's malloc may keep what is freed:
@@ -26,9 +26,9 @@ def step_in_backward(model: torch.nn.Module | Iterable[Tensor], **options: Any) 
 
     Returns
     -------
-    RMSprop
-        Its `step()` finds no gradient and changes nothing; learning rate schedulers and `state_dict` work as
-        ever. `remove_hooks()` gives the parameters back.
+    InBackward
+        An `RMSprop`. Its `step()` finds no gradient and changes nothing; learning rate schedulers and
+        `state_dict` work as ever. `remove_hooks()` gives the parameters back.
 
     Examples
     --------
@@ -39,10 +39,19 @@ def step_in_backward(model: torch.nn.Module | Iterable[Tensor], **options: Any) 
     (True, 1)
     """
     params = model.parameters() if isinstance(model, torch.nn.Module) else model
-    return _InBackward([p for p in params if p.requires_grad], **options)
+    return InBackward([p for p in params if p.requires_grad], **options)
 
 
-class _InBackward(RMSprop):
+class InBackward(RMSprop):
+    """What `step_in_backward` returns.
+
+    Examples
+    --------
+    >>> weight = torch.nn.Parameter(torch.ones(1))
+    >>> optimizer = step_in_backward([weight], lr=0.1)
+    >>> optimizer.remove_hooks()
+    """
+
     def __init__(self, params: list[Tensor], **options: Any):
         super().__init__(params, **options)
         # Now, and not between the gradients, whose freed memory could then not be used again as a whole.

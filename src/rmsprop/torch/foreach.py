@@ -137,18 +137,23 @@ class Arithmetic:
     def _move(self, u: Tensors, fresh: bool, d: Tensors | None, p: Tensors, b: Any) -> None:
         """p by u/d, straight or through the buffer."""
         rule, lr = self.rule, self.lr
+        number: Any = lr
         buffered = rule.momentum > 0 and rule.first_moment == "after"
         if isinstance(lr, Tensor) and (rule.lr_in_momentum or not buffered):
-            u, lr = self._on(fresh, "mul", u, lr), 1.0  # a number only may stand in what follows
+            u, number = (
+                self._on(fresh, "mul", u, lr),
+                1.0,
+            )  # a number only may stand in what follows
         if not buffered:
-            _add(p, u, d, -lr)
+            _add(p, u, d, -number)
             return
+        gain = number if rule.lr_in_momentum else 1.0
         each._foreach_mul_(b, rule.momentum)
-        _add(b, u, d, lr if rule.lr_in_momentum else 1.0)
+        _add(b, u, d, gain)
         move = b
         if rule.nesterov:
             move = each._foreach_mul(self._before_change(b), rule.momentum)
-            _add(move, u, d, lr if rule.lr_in_momentum else 1.0)
+            _add(move, u, d, gain)
         if rule.lr_in_momentum:
             each._foreach_sub_(p, move)
         elif isinstance(lr, Tensor):

@@ -1,7 +1,7 @@
 """The PyTorch optimizers: `RMSprop`, and any rule as `RuleOptimizer`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,9 +11,15 @@ from rmsprop.rule import Rule
 from rmsprop.torch import groups, memory
 from rmsprop.torch.plan import Plan
 
-# What the kernels do to memory cannot be traced. The first, with which PyTorch marks its own
-# optimizers, does not import the compiler (2 s) before it is needed.
-_not_traced = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+
+def _not_traced(step: Step) -> Step:
+    """Out of `torch.compile`: what the kernels do to memory cannot be traced."""
+    # The first, with which PyTorch marks its own optimizers, does not import the compiler (2 s) before
+    # it is needed.
+    mark: Any = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
+    return mark(step)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
