@@ -223,7 +223,9 @@ def test_good_rates_are_the_unbroken_range_around_the_best(pretend, scores, low,
 
 def test_what_counts_as_rmsprop():
     """An average of squares divides, and momentum stands after it: Adam's stands before."""
-    known = {e.label: e.is_rmsprop for e in entries(["rmsprop", "adam", "adagrad", "sgd"], ["keras"])}
+    known = {
+        e.label: e.is_rmsprop for e in entries(["rmsprop", "adam", "adagrad", "sgd"], ["keras"])
+    }
     assert len(known) >= 4
     assert {label for label, ours in known.items() if ours} == {
         label for label in known if "rmsprop" in label.lower() or "keras" in label.lower()

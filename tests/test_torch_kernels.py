@@ -405,8 +405,10 @@ def test_a_smaller_parameter_in_the_same_memory() -> None:
     optimizer.step()
     weight.data = weight.data[:4]
     weight.grad = torch.ones(4)
-    with pytest.raises(RuntimeError, match="has shape"):
-        optimizer.step()
+    for _ in range(2):  # also when the table is made anew
+        with pytest.raises(RuntimeError, match=r"another size|has shape"):
+            optimizer.step()
+        optimizer._plans.clear()
 
 
 def test_state_follows_a_model_that_changes_its_layout() -> None:

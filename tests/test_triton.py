@@ -36,8 +36,17 @@ INTERPRETED = os.environ | {
 WORKERS = 2
 
 
+class Runs(dict[str, Any]):
+    """By case; one that failed fails the tests that look at it."""
+
+    def __getitem__(self, case: str) -> Any:
+        one = super().__getitem__(case)
+        assert "error" not in one, one["error"]
+        return one
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: Any) -> dict[str, Any]:
+def runs(tmp_path_factory: Any) -> Runs:
     """What every case returned with backend="triton", and how it launched the kernel."""
     folder = tmp_path_factory.mktemp("triton")
     # The interpreter computes with NumPy, which warns of the overflows and NaN that some cases are about.
@@ -59,9 +68,9 @@ def runs(tmp_path_factory: Any) -> dict[str, Any]:
         for process in started:
             process.kill()
             process.wait()
-    found: dict[str, Any] = {}
+    found = Runs()
     for k in range(WORKERS):
-        found |= pickle.loads((folder / str(k)).read_bytes())
+        found.update(pickle.loads((folder / str(k)).read_bytes()))
     assert set(found) == set(CASES)
     return found
 
@@ -98,7 +107,7 @@ def by_reference(rule: Rule, before: Any, now: Any, real: Any) -> dict[int, Any]
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_in_float64(runs: dict[str, Any], name: str) -> None:
+def test_every_rule_in_float64(runs: Runs, name: str) -> None:
     """Parameters at different steps, one of which waits: as by Numba, and each step as by the reference."""
     case, rule = f"{name} float64", RULES[name]
     past: Past = runs[case]["result"]
@@ -113,7 +122,7 @@ def test_every_rule_in_float64(runs: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_in_float32(runs: dict[str, Any], name: str) -> None:
+def test_every_rule_in_float32(runs: Runs, name: str) -> None:
     """The same to a few units in the last place."""
     case, rule = f"{name} float32", RULES[name]
     past: Past = runs[case]["result"]
@@ -144,7 +153,7 @@ BOUNDS = {F64: 1e-11, F32: 1e-6, F16: 2.0**-11 * 1.01, BF16: 2.0**-7, U8: 2.0**-
 
 
 @pytest.mark.parametrize("case", STORED)
-def test_each_step_as_far_as_it_is_stored(runs: dict[str, Any], case: str) -> None:
+def test_each_step_as_far_as_it_is_stored(runs: Runs, case: str) -> None:
     """Every mix of dtypes, size and layout: one step from what was stored is the reference's, rounded."""
     options: Any = CASES[case].keywords  # type: ignore[attr-defined]
     rule, dtype = options["rule"], options.get("dtype", F32)
@@ -168,7 +177,7 @@ def test_each_step_as_far_as_it_is_stored(runs: dict[str, Any], case: str) -> No
 
 
 @pytest.mark.parametrize("case", ["plain", "bfloat16", "uint8"])
-def test_layouts_do_not_change_the_numbers(runs: dict[str, Any], case: str) -> None:
+def test_layouts_do_not_change_the_numbers(runs: Runs, case: str) -> None:
     """The same parameter and gradients in other orders of memory; low-bit noise follows memory."""
     pasts = [runs[f"{p} by {g}, {case}"]["result"] for p, g in triton_worker.PLACES]
     for past in pasts[1:]:
@@ -183,7 +192,7 @@ def test_layouts_do_not_change_the_numbers(runs: dict[str, Any], case: str) -> N
 @pytest.mark.parametrize(
     "case", [name for name in CASES if "scaled" in name or name == "everything"]
 )
-def test_scaled_gradients_and_those_that_overflowed(runs: dict[str, Any], case: str) -> None:
+def test_scaled_gradients_and_those_that_overflowed(runs: Runs, case: str) -> None:
     """Under GradScaler the first and the third step change nothing; the others are as by Numba."""
     past: Past = runs[case]["result"]
     rule = CASES[case].keywords["rule"]  # type: ignore[attr-defined]
@@ -206,7 +215,7 @@ def test_scaled_gradients_and_those_that_overflowed(runs: dict[str, Any], case: 
         assert_same(past, CASES[case]("numba"), 1e-5, 1e-6)
 
 
-def test_an_overflow_on_two_devices(runs: dict[str, Any]) -> None:
+def test_an_overflow_on_two_devices(runs: Runs) -> None:
     """found_inf is then 2: the step is left out, and not counted backwards."""
     past: Past = runs["overflow on two devices"]["result"]
     assert [x["params"][0]["t"] for x in past] == [1, 1, 2]
@@ -214,7 +223,7 @@ def test_an_overflow_on_two_devices(runs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", triton_worker.RATES)
-def test_a_rate_that_only_the_device_knows(runs: dict[str, Any], name: str) -> None:
+def test_a_rate_that_only_the_device_knows(runs: Runs, name: str) -> None:
     case = f"{name}, tensor lr"
     assert_same(runs[case]["result"], CASES[case]("numba"), 1e-11, 1e-12)
     assert all(x["constants"]["LR"] for x in runs[case]["launches"])
@@ -229,16 +238,13 @@ def last(past: Past) -> Array:
 
 
 @pytest.mark.parametrize("name", triton_worker.EXCHANGED)
-def test_seeds_and_going_on_elsewhere(runs: dict[str, Any], name: str) -> None:
+def test_seeds_and_going_on_elsewhere(runs: Runs, name: str) -> None:
     """The same seed draws the same bits, also after a reload; Numba and Triton go on from each other's state.
 
     That the steps after an exchange start from what was stored is tested above, with the other cases.
     """
-    found = {
-        way.partition(", ")[2]: run["result"]
-        for way, run in runs.items()
-        if way.startswith(f"{name}, ")
-    }
+    ways = ("seed 0", "again", "seed 1", "resumed", "to numba", "from numba")
+    found = {way: runs[f"{name}, {way}"]["result"] for way in ways}
     first = found["seed 0"]
     assert_same(first, found["again"])
     assert_same(first, found["resumed"])
@@ -253,7 +259,7 @@ def test_seeds_and_going_on_elsewhere(runs: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "spread"), [("bfloat16", 0.08), ("uint8", 0.35)])
-def test_no_bias(runs: dict[str, Any], name: str, spread: float) -> None:
+def test_no_bias(runs: Runs, name: str, spread: float) -> None:
     """An average of random and of constant squares is right on average over elements and steps."""
     case = f"average, {name}"
     options: Any = CASES[case].keywords  # type: ignore[attr-defined]
@@ -271,7 +277,7 @@ def test_no_bias(runs: dict[str, Any], name: str, spread: float) -> None:
         assert abs(ratio.mean() - 1) < 5 * ratio.std() / np.sqrt(ratio.size)
 
 
-def test_steps_below_the_last_place(runs: dict[str, Any]) -> None:
+def test_steps_below_the_last_place(runs: Runs) -> None:
     """Tenths of a unit in the last place are made one time in ten, independently from step to step."""
     past = runs["small steps"]["result"]
     moves = (past[:-1] - past[1:]) * 2**8
@@ -286,14 +292,14 @@ def assert_independent(rows: Array) -> None:
     assert np.abs(together).max() < 6 / np.sqrt(rows.shape[1])
 
 
-def test_every_number_has_noise_of_its_own(runs: dict[str, Any]) -> None:
+def test_every_number_has_noise_of_its_own(runs: Runs) -> None:
     """Of equal elements: p, v, m and b, two tiles of a tensor, and two tensors."""
     (past,) = runs["draws"]["result"]
     rows = [half for x in past["params"] for key in "pvmb" for half in x[key].reshape(2, -1)]
     assert_independent(np.array([row > row.mean() for row in rows], float))
 
 
-def test_zeros_and_what_is_not_finite(runs: dict[str, Any]) -> None:
+def test_zeros_and_what_is_not_finite(runs: Runs) -> None:
     """As tests/test_lowbit.py says of the other backends."""
     past: Past = runs["extremes"]["result"]
     p, v = past[0]["params"][0]["p"], past[0]["params"][0]["v"]
@@ -316,7 +322,7 @@ def test_zeros_and_what_is_not_finite(runs: dict[str, Any]) -> None:
 # How it is launched.
 
 
-def test_one_launch_for_all_tensors_of_a_kind(runs: dict[str, Any]) -> None:
+def test_one_launch_for_all_tensors_of_a_kind(runs: Runs) -> None:
     launches = runs["many"]["launches"]
     assert [x["grid"] for x in launches] == [(160,)], "200 tensors, of which 40 are empty"
     assert_same(runs["many"]["result"], CASES["many"]("numba"), 1e-5, 1e-6)
@@ -324,6 +330,15 @@ def test_one_launch_for_all_tensors_of_a_kind(runs: dict[str, Any]) -> None:
         (x["constants"]["CODED"], x["constants"]["V"]) for x in runs["sizes, uint8"]["launches"]
     ]
     assert sorted(kinds) == [(False, "fp32")] * 3 + [(True, "uint8")] * 3
+
+
+@pytest.mark.parametrize("name", triton_worker.CAPTURED)
+def test_a_step_like_the_last_sends_nothing(runs: Runs, name: str) -> None:
+    """A CUDA graph cannot capture a copy from the host: what the kernel is given is there already."""
+    case = f"{name}, captured"
+    assert_same(runs[case]["result"], CASES[case]("numba"), 1e-5, 1e-6)
+    _, launch = runs[case]["launches"]
+    assert launch["again"] == set(launch["types"])
 
 
 WITHOUT = """
@@ -395,7 +410,7 @@ BUILDS = [
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning")
 @pytest.mark.parametrize(("name", "target"), BUILDS)
 def test_it_compiles_for_real_gpus(
-    runs: dict[str, Any], fresh_cache: None, tmp_path: Path, name: str, target: str
+    runs: Runs, fresh_cache: None, tmp_path: Path, name: str, target: str
 ) -> None:
     """What was launched, to the end: nothing is spilled, and aligned memory moves by 16 bytes."""
     kernels = gpu.kernel()

@@ -9,6 +9,7 @@ the tests run the same cases with backend="numba".
 
 import pickle
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -213,12 +214,26 @@ def from_numba(backend: str, name: str) -> Past:
 
 def overflow_on_two_devices(backend: str) -> Past:
     """GradScaler adds up what it found on each device that holds a part of the model."""
-    params = parameters([(5,)])
+    params = parameters([(5,)], F32)
     optimizer: Any = from_rule(params, RULES["corrected"], backend=backend, fused=True)
     past = []
     for found_inf in (0.0, 2.0, 0.0):
         params[0].grad = torch.ones(5)
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(found_inf)
+        optimizer.step()
+        past.append(look(optimizer, params))
+    return past
+
+
+def captured(backend: str, rule: Rule) -> Past:
+    """Steps as a CUDA graph would replay them: gradients, rate and state stay where they are."""
+    params = parameters([(3, 5), (7,)], F32)
+    options: dict[str, Any] = {"backend": backend, "capturable": backend == "triton"}
+    optimizer = from_rule(params, rule, torch.tensor(0.01), **options)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    past = []
+    for _ in range(2):
         optimizer.step()
         past.append(look(optimizer, params))
     return past
@@ -245,6 +260,7 @@ ALL = Rule.from_dialect(
 )  # fmt: skip
 SCALED = ["plain", "clip-norm", "clip-global-norm", "corrected-all", "corrected-decoupled", "adam"]
 RATES = ["plain", "decoupled-all", "lr-in-buffer", "adamw", "sgd"]
+CAPTURED = ["plain", "corrected", "decoupled", "maximize"]
 EXCHANGED = {"float64": F64, "bfloat16": BF16, "uint8": U8}
 MANY = [(k % 5, 1 + k % 3) for k in range(200)]
 
@@ -311,6 +327,7 @@ CASES: dict[str, Callable[[str], Any]] = {
     "average, uint8": partial(average, state=U8, shape=(2, 2048), steps=100),
     "small steps": small_steps,
     "draws": draws,
+    **{f"{name}, captured": partial(captured, rule=RULES[name]) for name in CAPTURED},
     "extremes": extremes,
     "overflow on two devices": overflow_on_two_devices,
     "many": partial(walk, rule=RULES["momentum"], shapes=MANY, steps=1),
@@ -322,17 +339,23 @@ CASES: dict[str, Callable[[str], Any]] = {
 
 
 class Launches:
-    """The kernel, which notes how it is launched: the types of its arguments, and its constants."""
+    """The kernel, which notes how it is launched: the types of its arguments, and its constants.
+
+    "again" are the arguments that the launch before had too: the same tensors.
+    """
 
     def __init__(self, kernel: Any):
         self.kernel, self.names, self.seen = kernel, kernel.arg_names, list[Any]()
+        self.before: tuple[Any, ...] = ()
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., Any]:
         def launch(*args: Any, **constants: Any) -> None:
             types = dict(zip(self.names, [x.dtype for x in args], strict=False))
             # Triton's own types by their names.
             plain = {key: getattr(x, "name", x) for key, x in constants.items()}
-            self.seen.append({"grid": grid, "types": types, "constants": plain})
+            again = {key for key, x, y in zip(types, args, self.before, strict=False) if x is y}
+            self.seen.append({"grid": grid, "types": types, "constants": plain, "again": again})
+            self.before = args
             self.kernel[grid](*args, **constants)
 
         return launch
@@ -344,8 +367,12 @@ def main(file: str, part: str, of: str) -> None:
     found = {}
     for name in list(CASES)[int(part) :: int(of)]:
         launches.seen = []
-        result = CASES[name]("triton")
-        found[name] = {"result": result, "launches": launches.seen}
+        try:
+            result = CASES[name]("triton")
+        except Exception:
+            found[name] = {"error": traceback.format_exc()}
+        else:
+            found[name] = {"result": result, "launches": launches.seen}
     Path(file).write_bytes(pickle.dumps(found))
 
 

@@ -207,6 +207,7 @@ def base_of(exponent):
 @njit(inline="always")
 def code_of(k, noise, base):
     """The code of the number with the bits `k`, rounded up with the probability of what is cut off."""
+    k = min(k, _INFINITY)  # or the sum may overflow
     code = np.int32(np.int32(k + np.int32(noise & _LOW20)) >> np.int32(20))
     code = np.int32(code - np.int32(base >> np.int32(20)))
     return np.uint8(max(np.int32(0), min(_TOP, code)))

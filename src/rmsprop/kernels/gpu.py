@@ -145,14 +145,17 @@ def _store(at, x, mask, FULL: tl.constexpr):
 
 
 @triton.jit
-def _scalars(row, k, gains, h, lr_at, scale_at, FLAGS, LR, GAINS, GRAD_SCALE):
+def _scalars(
+    row, k, gains, h, lr_at, scale_at, FLAGS: tl.constexpr, SIGN: tl.constexpr, LR: tl.constexpr,
+    GAINS: tl.constexpr, GRAD_SCALE: tl.constexpr,
+):  # fmt: skip
     """The rate, the gradient's factor, the corrections and the count of this step, in float64."""
     lr = tl.load(h)
     if LR:
         lr = tl.load(lr_at).to(tl.float64)
-    scale = tl.full((), 1.0, tl.float64)
+    scale = tl.full((), SIGN, tl.float64)
     if GAINS:
-        scale = tl.load(gains + k)
+        scale = scale * tl.load(gains + k)
     if GRAD_SCALE:
         scale = scale / tl.load(scale_at).to(tl.float64)
     count = tl.load(tl.load(row + 6).to(tl.pointer_type(tl.float32))).to(tl.float64)
@@ -179,7 +182,7 @@ def _tile(
     FLAGS: tl.constexpr, REAL: tl.constexpr,
     P: tl.constexpr, G: tl.constexpr, V: tl.constexpr, MB: tl.constexpr,
     NOISY_P: tl.constexpr, CODED: tl.constexpr,
-    LR: tl.constexpr, GAINS: tl.constexpr, GRAD_SCALE: tl.constexpr,
+    SIGN: tl.constexpr, LR: tl.constexpr, GAINS: tl.constexpr, GRAD_SCALE: tl.constexpr,
     ALIGNED: tl.constexpr, N: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
     """One tile of one tensor; FULL where none of it is masked, which makes loads of 16 bytes."""
@@ -200,7 +203,7 @@ def _tile(
         mask = i < size
 
     lr, scale, fix_v, fix_b, count = _scalars(
-        row, k, gains, h, lr_at, scale_at, FLAGS, LR, GAINS, GRAD_SCALE
+        row, k, gains, h, lr_at, scale_at, FLAGS, SIGN, LR, GAINS, GRAD_SCALE
     )
     noise_p, noise_v, noise_m, noise_b = i, i, i, i
     if NOISY_P or CODED or tl.bfloat16 == V or tl.bfloat16 == MB:
@@ -259,7 +262,8 @@ def step(
     FLAGS: tl.constexpr, REAL: tl.constexpr,
     P: tl.constexpr, G: tl.constexpr, V: tl.constexpr, MB: tl.constexpr,
     NOISY_P: tl.constexpr, CODED: tl.constexpr,
-    LR: tl.constexpr, GAINS: tl.constexpr, GRAD_SCALE: tl.constexpr, FOUND: tl.constexpr,
+    SIGN: tl.constexpr, LR: tl.constexpr, GAINS: tl.constexpr, GRAD_SCALE: tl.constexpr,
+    FOUND: tl.constexpr,
     ALIGNED: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Update one tile of one tensor.
@@ -290,10 +294,12 @@ def step(
     if full:
         _tile(
             row, k, tile, size, width, gains, seeds, h, lr_at, scale_at,
-            FLAGS, REAL, P, G, V, MB, NOISY_P, CODED, LR, GAINS, GRAD_SCALE, ALIGNED, N, True,
+            FLAGS, REAL, P, G, V, MB, NOISY_P, CODED, SIGN, LR, GAINS, GRAD_SCALE,
+            ALIGNED, N, True,
         )  # fmt: skip
     else:
         _tile(
             row, k, tile, size, width, gains, seeds, h, lr_at, scale_at,
-            FLAGS, REAL, P, G, V, MB, NOISY_P, CODED, LR, GAINS, GRAD_SCALE, ALIGNED, N, False,
+            FLAGS, REAL, P, G, V, MB, NOISY_P, CODED, SIGN, LR, GAINS, GRAD_SCALE,
+            ALIGNED, N, False,
         )  # fmt: skip

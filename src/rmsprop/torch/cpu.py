@@ -39,14 +39,13 @@ class CpuTable(Table):
         if found_inf is not None and float(found_inf):
             return
         start_threads()
-        grads, where = self.bind(grads)
-        self.copy_in()
-        flags, factors = self.flags, self._factors(gains, scale)
+        rate, flags, factors = float(lr), self.flags, self._factors(gains, scale)
         if factors is not None:
             flags |= SCALE
-        counts = np.array([entry["step"].data_ptr() for entry in self.entries], dtype=np.int64)
-        steps = advance(counts)
-        h = self._scalars(float(lr), steps)
+        grads, where = self.bind(grads)
+        self.copy_in()
+        steps = advance(self.counts)
+        h = self._scalars(rate, steps)
         for at, batch in self.parts:
             batch.table[:, 1] = where[at]
             batch.step(
@@ -56,7 +55,12 @@ class CpuTable(Table):
                 mixed(self.seeds[at], steps[at]) if in_blocks(batch.kinds) else None,
                 torch.get_num_threads(),
             )
-        self.copy_out()
+        self.changed()
+
+    @functools.cached_property
+    def counts(self) -> Array:
+        """Where the steps are counted."""
+        return np.array([entry["step"].data_ptr() for entry in self.entries], dtype=np.int64)
 
     def _factors(self, gains: Any, scale: Any) -> Array | None:
         """What each gradient is multiplied by; None for one."""

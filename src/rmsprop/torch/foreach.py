@@ -24,13 +24,13 @@ class Rows:
     """Parameters of one group, stepped by PyTorch; the parameters of `table.Table`."""
 
     def __init__(
-        self, rule: Rule, group: dict[str, Any], params: Tensors, entries: list[Entry],
-        seeds: Sequence[int],
+        self, rule: Rule, group: dict[str, Any], params: Tensors, grads: Tensors,
+        entries: list[Entry], seeds: Sequence[int],
     ):  # fmt: skip
         self.rule, self.group, self.params, self.entries = rule, group, params, entries
         self.seeds = list(seeds)
 
-    def holds(self) -> bool:
+    def holds(self, grads: Tensors) -> bool:
         """Always: nothing is kept of where things lie."""
         return True
 
@@ -43,6 +43,7 @@ class Rows:
 
     def _step(self, lr: Any, grads: Tensors, gains: Any, scale: Any) -> None:
         rule, entries = self.rule, self.entries
+        sparse(grads)
         counts = [entry["step"] for entry in entries]
         each._foreach_add_(counts, 1)
         wide = [real_dtype(p) for p in self.params]
@@ -78,6 +79,16 @@ class Rows:
         for name, (t, x) in changed.items():
             exact = name == "p" and not self.group["stochastic_rounding"]
             store(t, x, _exponents(entry, t), None if exact else noise)
+
+
+def sparse(grads: Tensors) -> None:
+    """Raise for a gradient that is not stored as a whole."""
+    for g in grads:
+        if g.layout is not torch.strided:
+            raise RuntimeError(
+                f"RMSprop does not support sparse gradients (layout {g.layout}): use sparse=False in "
+                "the embedding, or torch.optim.SparseAdam for these parameters"
+            )
 
 
 class Arithmetic:

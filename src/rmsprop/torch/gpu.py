@@ -38,6 +38,8 @@ def refusal(p: Tensor, g: Tensor) -> str | None:
         return f"it steps {' and '.join(DEVICES)} tensors, not {where}"
     if kernel() is None:
         return "Triton is not installed: pip install triton"
+    if interpreted and not kernel().INTERPRETED:
+        return "TRITON_INTERPRET was set after Triton was imported"
     return table.refusal(p, g)
 
 
@@ -45,10 +47,14 @@ class GpuTable(Table):
     """A `Table` of the tensors of one GPU."""
 
     def __init__(self, *args: Any):
-        super().__init__(*args)
-        self.device = local(self.params[0]).device
         self._scalars: Tensor | None = None
         self._numbers: list[float] = []
+        super().__init__(*args)
+
+    @property
+    def device(self) -> torch.device:
+        """Of all its tensors."""
+        return local(self.params[0]).device
 
     def step(self, lr: Any, grads: list[Tensor], gains: Any, scale: Any, found_inf: Any) -> None:
         """Update parameters and state with these gradients, times gains (one for each) over scale.
@@ -56,20 +62,18 @@ class GpuTable(Table):
         Nothing waits for the device: `lr` and `scale` may be tensors on it, and where `found_inf` is not zero
         the kernel changes nothing.
         """
+        numbers = self._scalars_of(0.0 if isinstance(lr, Tensor) else float(lr))
+        rate = lr.to(self.device) if isinstance(lr, Tensor) else None
         grads, where = self.bind(grads)
         self.copy_in()
         counts = [entry["step"] for entry in self.entries]
-        foreach.each._foreach_add_(
-            counts, 1.0 if found_inf is None else 1.0 - found_inf.to(torch.float32)
-        )
-        numbers = self._scalars_of(0.0 if isinstance(lr, Tensor) else float(lr))
-        sign = -1.0 if self.rule.maximize else 1.0
-        if gains is not None or sign < 0:
-            gains = np.broadcast_to(1.0 if gains is None else gains, len(self.params)) * sign
-        rate = lr.to(self.device) if isinstance(lr, Tensor) else None
+        one: Any = 1.0
+        if found_inf is not None:  # a sum over devices
+            one = (found_inf.to(self.device).reshape(()) == 0).to(torch.float32)
+        foreach.each._foreach_add_(counts, one)
         for part in self.parts:
             part.launch(numbers, where, gains, rate, scale, found_inf)
-        self.copy_out()
+        self.changed()
 
     def _scalars_of(self, lr: float) -> Tensor:
         """The rule's numbers on the device, sent there when they change."""
@@ -77,7 +81,7 @@ class GpuTable(Table):
         logs = [math.log(x) if x else -math.inf for x in (rule.decay, rule.momentum)]
         numbers = [*scalars_of(rule, lr, 1).tolist(), *logs]
         if self._scalars is None or numbers != self._numbers:
-            self._scalars = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+            self._scalars = _sent(np.array(numbers), self.device)
             self._numbers = numbers
         return self._scalars
 
@@ -95,7 +99,7 @@ class _Part:
     """The parameters of one combination of formats: a launch."""
 
     def __init__(self, whole: GpuTable, kinds: tuple[str, str, str, str], members: Array):
-        self.members, self.kinds, self.flags = members, kinds, whole.flags
+        self.whole, self.members, self.kinds, self.flags = whole, members, kinds, whole.flags
         gpu, self.device = kernel(), whole.device
         rows = [[*whole.row(k), whole.entries[k]["step"].data_ptr()] for k in members]
         self.table = np.array(rows, dtype=np.int64).reshape(-1, gpu.COLUMNS)
@@ -111,7 +115,7 @@ class _Part:
         part = np.arange(self.programs) - starts[owner]
         seeds = whole.seeds[members].astype(np.int64)
         self.fixed = [
-            torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+            _sent(np.ascontiguousarray(x), self.device)
             for x in (owner, part.astype(np.int32), sizes, shapes[:, 1], seeds)
         ]
         self.sent: Tensor | None = None
@@ -126,14 +130,15 @@ class _Part:
         where = where[self.members]
         if self.sent is None or (where != self.table[:, 1]).any():
             self.table[:, 1] = where
-            self.sent = torch.from_numpy(self.table.copy()).to(self.device, non_blocking=True)
+            self.sent = _sent(self.table.copy(), self.device)
         owner, part, sizes, widths, seeds = self.fixed
         none = numbers  # a pointer that is not read
         factors = none
         if gains is not None:
-            factors = torch.from_numpy(gains[self.members]).to(self.device, non_blocking=True)
+            factors = _sent(np.array(gains)[self.members], self.device)
         p, g, v, mb = (_types()[kind] for kind in self.kinds)
-        flags = self.flags | (SCALE if gains is not None or scale is not None else 0)
+        scaled = gains is not None or scale is not None or self.whole.rule.maximize
+        flags = self.flags | (SCALE if scaled else 0)
         with _on(self.device):
             gpu.step[(self.programs,)](
                 self.sent, owner, part, sizes, widths, factors, seeds, numbers,
@@ -141,10 +146,26 @@ class _Part:
                 none if found is None else found.to(self.device),
                 FLAGS=flags, REAL=gpu.tl.float64 if self.kinds[0] == "f64" else gpu.tl.float32,
                 P=p, G=g, V=v, MB=mb, NOISY_P=self.kinds[0] == "bf16s", CODED="u8" in self.kinds,
+                SIGN=-1.0 if self.whole.rule.maximize else 1.0,
                 LR=rate is not None, GAINS=gains is not None, GRAD_SCALE=scale is not None,
                 FOUND=found is not None,
                 ALIGNED=bool((self.table[:, :5] % 16 == 0).all()), N=gpu.TILE, num_warps=gpu.WARPS,
             )  # fmt: skip
+
+
+_CAPTURED: list[Tensor] = []
+"""What graphs copy from at each replay: it must not go."""
+
+
+def _sent(array: Array, device: torch.device) -> Tensor:
+    """An array on the device; what a graph that is being captured sends, it sends at each replay."""
+    host = torch.from_numpy(array)
+    if device.type != "cuda":
+        return host.to(device)
+    host = host.pin_memory()
+    if torch.cuda.is_current_stream_capturing():
+        _CAPTURED.append(host)
+    return host.to(device, non_blocking=True)
 
 
 def _on(device: torch.device) -> Any:

@@ -37,6 +37,9 @@ OPTIONS: dict[str, Any] = {
 _LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # torch.optim's own words
 
 
+_ALL = set(KEYS.values())
+
+
 def of_rule(rule: Rule) -> dict[str, Any]:
     """The keys of a group that stand for a rule."""
     return {key: getattr(rule, name) for name, key in KEYS.items()} | {"lr": rule.lr}
@@ -47,7 +50,12 @@ def rule_of(group: dict[str, Any]) -> Rule:
     try:
         return _rule(*[group[key] for key in KEYS.values()])
     except (TypeError, ValueError) as error:
-        raise _in_torchs_words(error, group) from None
+        plain = {
+            key: x.item() if hasattr(x, "item") else x for key, x in group.items() if key in _ALL
+        }
+        if all([plain[key] is group[key] for key in plain]):
+            raise _in_torchs_words(error, group) from None
+    return rule_of(plain)  # tensors and arrays of one number, as torch.optim takes them
 
 
 @functools.lru_cache(maxsize=1024, typed=True)  # 1 is no switch, though it equals True
@@ -60,7 +68,7 @@ def rate_of(group: dict[str, Any]) -> Any:
     lr = group["lr"]
     if isinstance(lr, torch.Tensor) and not (group["capturable"] or group["differentiable"]):
         return float(lr.detach())
-    return lr
+    return lr.reshape(()) if isinstance(lr, torch.Tensor) and lr.dim() else lr
 
 
 def check(group: dict[str, Any]) -> None:
@@ -82,6 +90,10 @@ def check(group: dict[str, Any]) -> None:
             f"state_dtype must be None, torch.float32, torch.float64, torch.bfloat16 or torch.uint8; "
             f"got {group['state_dtype']!r}: float16 has no range for squares"
         )
+    for key in ("capturable", "differentiable", "stochastic_rounding", "foreach", "fused"):
+        optional = (None,) if key in ("foreach", "fused") else ()
+        if group[key] not in (True, False, *optional):
+            raise TypeError(f"{key} is a switch; got {group[key]!r}: pass True or False")
     seed = group["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed must be a whole number; got {seed!r}")
@@ -106,7 +118,8 @@ def filled(state_dict: dict[str, Any], present: list[dict[str, Any]]) -> dict[st
         kept = {key: ours[key] for key in (*KEYS.values(), *OPTIONS)}
         if "decoupled_decay" in saved:  # timm's name
             kept["decoupled_weight_decay"] = saved["decoupled_decay"]
-        merged = kept | saved
+        # How to compute is for this optimizer to say; it may stand on another machine.
+        merged = kept | saved | {key: ours[key] for key in ("state_dtype", "backend")}
         states = [state_dict["state"].get(key, {}) for key in saved["params"]]
         _check_meaning(saved, merged, states)
         groups.append(merged)
@@ -119,9 +132,13 @@ _TORCHS = {"lr_in_momentum": False, "second_moment": "ema", "first_moment": "aft
 def _check_meaning(saved: Any, merged: Any, states: list[dict[str, Any]]) -> None:
     """A group without our switches was written by torch.optim.RMSprop, or by one with its state."""
     kept = {name for state in states for name in state}
-    if kept and not kept & {"square_avg", "square_avg_code"} and merged["second_moment"] != "none":
+    if "alpha" not in saved or (
+        kept and not kept & {"square_avg", "square_avg_code"} and merged["second_moment"] != "none"
+    ):
+        keeps = f", which keeps {', '.join(sorted(kept))}" if kept else ""
         raise ValueError(
-            f"this is not the state of an RMSprop: it keeps {', '.join(sorted(kept))}, and no square_avg"
+            f"this is not the state of an RMSprop{keeps}: it needs alpha in its groups and square_avg in its "
+            "state"
         )
     for key, theirs in _TORCHS.items():
         matters = "square_avg" in kept if key == "second_moment" else "momentum_buffer" in kept

@@ -103,6 +103,13 @@ def kept(entry: dict[str, Any], slot: str) -> Tensor | None:
     return entry.get(CODE) if found is None and slot == "v" else found
 
 
+def names(entry: dict[str, Any], slot: str) -> list[str]:
+    """Under which names that is."""
+    if slot == "v" and SLOTS["v"] not in entry:
+        return [CODE, EXPONENT]
+    return [SLOTS[slot]]
+
+
 def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -> None:
     """Make what the rule keeps and the parameter's state lacks."""
     if rule.centered and kept(entry, "v") is not None and kept(entry, "m") is None:
@@ -114,6 +121,9 @@ def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -
         on = p.device if group["capturable"] or _fused(p, group) else "cpu"
         entry["step"] = torch.zeros((), dtype=torch.float32, device=on)
     dtypes = state_dtypes(p, group["state_dtype"])
+    for slot, other in ("mb", "bm"):  # they are of one dtype, also where one came later
+        known = kept(entry, other)
+        dtypes[slot] = dtypes[slot] if known is None else known.dtype
     for slot in rule.slots:
         if kept(entry, slot) is None:
             _add(entry, slot, p, dtypes[slot], rule.initial_scale if slot == "v" else 0.0)
@@ -139,15 +149,40 @@ def _fused(p: Tensor, group: dict[str, Any]) -> bool:
 
 def exponents_for(p: Tensor, codes: Tensor) -> Tensor:
     """Zeros of the shape that the exponents of these codes have, placed as the parameter is."""
+    shape = _shape(p if is_distributed(p) else codes, local(codes))
     if is_distributed(p):
-        many = p.shape[0], -(-(p.numel() // max(p.shape[0], 1)) // BLOCK)
-        shape = many if local(codes).is_contiguous() else (*many, 1)
         mesh: Any = p.device_mesh  # type: ignore[attr-defined]
         zeros = sys.modules["torch.distributed.tensor"].zeros
         return zeros(*shape, dtype=torch.uint8, device_mesh=mesh, placements=placements(p))
-    count, width = rows(codes)
-    shape = (count, -(-width // BLOCK)) if codes.is_contiguous() else (count, -(-width // BLOCK), 1)
     return torch.zeros(shape, dtype=torch.uint8, device=p.device)
+
+
+def _shape(t: Tensor, layout: Tensor) -> tuple[int, ...]:
+    """Of the exponents of a tensor in a layout."""
+    if is_distributed(t):
+        count, width = t.shape[0], t.numel() // max(t.shape[0], 1)
+    else:
+        count, width = rows(t)
+    blocks = count, -(-width // BLOCK)
+    return blocks if layout.is_contiguous() else (*blocks, 1)
+
+
+def _check_exponents(entry: dict[str, Any]) -> None:
+    """The kernels write where the codes' shape says that there are exponents."""
+    codes, found = local(entry[CODE]), entry.get(EXPONENT)
+    if not codes.numel():
+        return
+    expected = _shape(codes, codes)
+    if found is None or local(found).shape != expected or found.dtype != torch.uint8:
+        seen = (
+            "there is none" if found is None else f"it is {found.dtype}{tuple(local(found).shape)}"
+        )
+        raise RuntimeError(
+            f"the optimizer's {EXPONENT} does not belong to its {CODE}: it should be uint8{expected}, and "
+            f"{seen}; load the state as it was saved, in the layout of memory that it had"
+        )
+    if not local(found).is_contiguous():
+        raise RuntimeError(f"the optimizer's {EXPONENT} must be contiguous")
 
 
 def restore(entry: dict[str, Any], saved: dict[str, Any], p: Tensor, wanted: Any) -> None:
@@ -160,6 +195,8 @@ def restore(entry: dict[str, Any], saved: dict[str, Any], p: Tensor, wanted: Any
             entry.pop(name, None)
         t = t.to(p.device)
         coded = t.dtype == torch.uint8
+        if coded:
+            _check_exponents(saved)
         if coded and dtype == torch.uint8:
             entry[CODE], entry[EXPONENT] = t, saved[EXPONENT].to(p.device)
         elif t.dtype == dtype:
@@ -179,6 +216,8 @@ def restore(entry: dict[str, Any], saved: dict[str, Any], p: Tensor, wanted: Any
 
 def aligned(entry: dict[str, Any], p: Tensor) -> None:
     """Bring state tensors that came from elsewhere into the layout of their parameter (local, dense)."""
+    if CODE in entry:
+        _check_exponents(entry)
     for name in (*SLOTS.values(), CODE):
         if name not in entry:
             continue

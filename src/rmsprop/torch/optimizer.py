@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from rmsprop.rule import Rule
 from rmsprop.torch import groups, memory
-from rmsprop.torch.plan import Plan
+from rmsprop.torch.plan import Plan, norms
+
+PLANS = 8
+"""How many plans are kept beside one for each group."""
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 
@@ -98,6 +102,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults = groups.of_rule(rule) | ({} if lr is None else {"lr": lr}) | options
         groups.check(defaults)
         self._plans: dict[Any, Plan] = {}
+        self._entries: list[int] = []
         self._loading: dict[str, Any] | None = None
         super().__init__(params, defaults)
 
@@ -129,30 +134,71 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            before = 0
+            self._forget_if_replaced()
+            joint, before = self._joint_norm(), 0
             for k, group in enumerate(self.param_groups):
-                self._update(k, group, group["params"], before)
+                self._update(k, group, group["params"], before, joint)
                 before += len(group["params"])
+            self._entries = list(map(id, self.state.values()))
         return loss
 
-    def _update(self, key: Any, group: dict[str, Any], params: list[Tensor], before: int) -> None:
+    def _forget_if_replaced(self) -> None:
+        """Plans know the dicts of the state; a user may have put others in their place."""
+        if self._entries != list(map(id, self.state.values())):
+            self._plans.clear()
+
+    def _joint_norm(self) -> float | None:
+        """Of the gradients of all groups whose rule clips by it."""
+        clipped = [group["params"] for group in self.param_groups if group["clip_global_norm"]]
+        grads = [p.grad for params in clipped for p in params if p.grad is not None]
+        scale = getattr(self, "grad_scale", None)
+        return float(np.hypot.reduce(norms(grads, scale))) if grads else None
+
+    def _update(
+        self,
+        key: Any,
+        group: dict[str, Any],
+        params: list[Tensor],
+        before: int,
+        joint: float | None = None,
+    ) -> None:
         """Step those of a group's parameters that have a gradient; `before` counts those ahead of them."""
         grads: list[Any] = [p.grad for p in params]
         places = [k for k, g in enumerate(grads) if g is not None]
         if len(places) < len(params):
             params = [params[k] for k in places]
             grads = [grads[k] for k in places]
+            key = key, *places
         if not params:
             return
         rule = groups.rule_of(group)
         plan = self._plans.get(key)
-        if plan is None or not plan.holds(rule, group, params, self.state.get):
-            self._plans.pop(key, None)
-            entries = self._start(group, params)
-            seeds = [group["seed"] * 1_000_003 + before + k for k in places]
-            plan = self._plans[key] = Plan(rule, group, params, grads, entries, seeds)
+        if plan is None or not plan.holds(rule, group, params, grads):
+            plan = self._plan(key, rule, group, params, grads, [before + k for k in places])
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        plan.step(groups.rate_of(group), grads, scale, found_inf)
+        plan.step(groups.rate_of(group), grads, scale, found_inf, joint)
+
+    def _plan(
+        self,
+        key: Any,
+        rule: Rule,
+        group: dict[str, Any],
+        params: Any,
+        grads: Any,
+        places: list[int],
+    ) -> Plan:
+        """A new plan; a few are kept, for gradients that come and go."""
+        groups.check(group)
+        self._plans.pop(key, None)
+        while len(self._plans) >= self._most_plans():
+            del self._plans[next(iter(self._plans))]
+        seeds = [group["seed"] * 1_000_003 + place for place in places]
+        entries = self._start(group, params)
+        self._plans[key] = Plan(rule, group, params, grads, entries, seeds)
+        return self._plans[key]
+
+    def _most_plans(self) -> int:
+        return PLANS + len(self.param_groups)
 
     def _start(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
         """The state of these parameters, with all that the rule keeps."""
@@ -179,7 +225,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Plans hold addresses: a copy, or a pickle, that kept them would step the original's memory.
-        self._plans = {}
+        self._plans, self._entries = {}, []
         self._loading = getattr(self, "_loading", None)
         super().__setstate__(state)
         for group in self.param_groups:
@@ -188,7 +234,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 entry = self.state.get(p, {})
                 if "step" in entry and not torch.is_tensor(entry["step"]):
-                    entry["step"] = torch.tensor(float(entry["step"]), dtype=torch.float32)
+                    entry["step"] = torch.tensor(
+                        float(entry["step"]), dtype=torch.float32, device="cpu"
+                    )
         if self._loading is not None:  # before the user's post-hooks
             self._restore(self._loading)
 

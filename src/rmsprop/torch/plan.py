@@ -1,7 +1,6 @@
 """Who steps which parameter: the compiled kernels where they can serve, PyTorch elsewhere."""
 
 import math
-from collections.abc import Callable
 from operator import is_
 from typing import Any
 
@@ -9,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rmsprop.kernels.element import flags_of
 from rmsprop.rule import Rule
 from rmsprop.torch import cpu, foreach, gpu, memory
 from rmsprop.torch.groups import OPTIONS
 
 Entry = dict[str, Any]
+MAKERS: dict[str, Any] = {"numba": cpu.CpuTable, "triton": gpu.GpuTable, "foreach": foreach.Rows}
 
 
 class Plan:
@@ -38,87 +39,118 @@ class Plan:
         entries: list[Entry],
         seeds: list[int],
     ):
+        foreach.sparse(grads)
         self.rule, self.params, self.entries = rule, params, entries
         self.options = _options(group)
+        shared = overlapping(params)
         members: dict[Any, list[int]] = {}
         for k, (p, g) in enumerate(zip(params, grads, strict=True)):
-            members.setdefault((choose(p, g, group), p.device), []).append(k)
+            # Those that share memory go one after the other.
+            key = choose(p, g, group, k in shared), p.device, k if k in shared else -1
+            members.setdefault(key, []).append(k)
         self.parts: list[tuple[list[int], Any]] = []
-        for (backend, _), at in members.items():
-            make = {"numba": cpu.CpuTable, "triton": gpu.GpuTable, "foreach": foreach.Rows}[backend]
-            part = make(
-                rule,
-                group,
-                [params[k] for k in at],
-                [entries[k] for k in at],
-                [seeds[k] for k in at],
-            )
-            self.parts.append((at, part))
+        for (backend, *_), at in members.items():
+            columns = ([column[k] for k in at] for column in (params, grads, entries, seeds))
+            self.parts.append((at, MAKERS[backend](rule, group, *columns)))
 
     def holds(
-        self, rule: Rule, group: dict[str, Any], params: list[Tensor], find: Callable[[Any], Any]
+        self, rule: Rule, group: dict[str, Any], params: list[Tensor], grads: list[Tensor]
     ) -> bool:
-        """Whether nothing has changed since: the rule, the options, the parameters, where they lie."""
+        """Whether nothing has changed since but numbers: switches, options, what lies where."""
+        if rule is not self.rule:
+            if rule.slots != self.rule.slots or flags_of(rule) != flags_of(self.rule):
+                return False
+            self.rule = rule
+            for _, part in self.parts:
+                part.rule = rule
         return (
-            rule is self.rule
-            and len(params) == len(self.params)
+            len(params) == len(self.params)
             and all(map(is_, params, self.params))
-            and all(map(is_, map(find, params), self.entries))
             and _options(group) == self.options
-            and all([part.holds() for _, part in self.parts])
+            and all([part.holds(_at(at, grads)) for at, part in self.parts])
         )
 
-    def step(self, lr: Any, grads: list[Tensor], scale: Any, found_inf: Any) -> None:
-        """One step with these gradients, times 1/scale, unless an infinity was found; both may be None."""
-        for g in grads:
-            if g.layout is not torch.strided:
-                raise RuntimeError(
-                    f"RMSprop does not support sparse gradients (layout {g.layout}): use "
-                    "sparse=False in the embedding, or torch.optim.SparseAdam for these parameters"
-                )
-        gains = self._norm_gains(grads, scale)
-        for at, part in self.parts:
-            whole = len(at) == len(grads)
-            part.step(
-                lr,
-                grads if whole else [grads[k] for k in at],
-                gains if gains is None or whole else [gains[k] for k in at],
-                scale,
-                found_inf,
-            )
+    def step(
+        self, lr: Any, grads: list[Tensor], scale: Any, found_inf: Any, joint: float | None
+    ) -> None:
+        """One step with these gradients.
 
-    def _norm_gains(self, grads: list[Tensor], scale: Any) -> list[float] | None:
+        Parameters
+        ----------
+        scale, found_inf
+            What the gradients are divided by, and whether there is to be no step; or None.
+        joint
+            The joint norm of all gradients (over the scale), where the rule clips by it.
+        """
+        gains = self._norm_gains(grads, scale, joint)
+        for at, part in self.parts:
+            mine = None if gains is None else _at(at, gains)
+            try:
+                part.step(lr, _at(at, grads), mine, scale, found_inf)
+            except RuntimeError:
+                foreach.sparse(grads)  # which have no memory to ask for
+                raise
+
+    def _norm_gains(self, grads: list[Tensor], scale: Any, joint: float | None) -> Any:
+        """A factor for each gradient from clipping by norm."""
         rule = self.rule
-        if not (rule.clip_norm or rule.clip_global_norm):
-            return None
-        norms = [memory.whole(x) for x in foreach.each._foreach_norm(grads, 2, dtype=torch.float64)]
-        found = np.array([float(x) for x in norms]) / (1.0 if scale is None else float(scale))
         with np.errstate(divide="ignore", invalid="ignore"):
             if rule.clip_norm:
-                return np.fmin(1.0, rule.clip_norm / found).tolist()
-            total = np.hypot.reduce(found)
-            factor = np.fmin(1.0, (rule.clip_global_norm or math.inf) / total)
-        return [float(factor)] * len(grads)
+                return np.fmin(1.0, rule.clip_norm / norms(grads, scale)).tolist()
+            if rule.clip_global_norm:
+                return [float(np.fmin(1.0, rule.clip_global_norm / np.float64(joint)))] * len(grads)
+        return None
+
+
+def _at(at: list[int], column: list[Any]) -> list[Any]:
+    return column if len(at) == len(column) else [column[k] for k in at]
+
+
+def norms(grads: list[Tensor], scale: Any) -> np.ndarray[Any, Any]:
+    """The Euclidean norm of each gradient over the scale; of DTensors, of the whole."""
+    found = foreach.each._foreach_norm(grads, 2, dtype=torch.float64)
+    divisor = 1.0 if scale is None else float(scale)
+    return np.array([float(memory.whole(x)) for x in found]) / divisor
 
 
 def _options(group: dict[str, Any]) -> tuple[Any, ...]:
     return tuple([group[key] for key in OPTIONS])
 
 
-def choose(p: Tensor, g: Tensor, group: dict[str, Any]) -> str:
+def overlapping(params: list[Tensor]) -> set[int]:
+    """The positions of parameters that share memory with another."""
+    spans = []
+    for k, p in enumerate(params):
+        here = memory.local(p)
+        if here.device.type != "meta" and here.layout is torch.strided and here.numel():
+            extent = 1 + sum([(n - 1) * s for n, s in zip(here.shape, here.stride(), strict=True)])
+            low = here.data_ptr()
+            spans.append((str(here.device), low, low + extent * here.element_size(), k))
+    found: set[int] = set()
+    spans.sort()
+    reach, owner, where = -math.inf, -1, ""
+    for device, low, high, k in spans:
+        if device == where and low < reach:
+            found |= {owner, k}
+        if device != where or high > reach:
+            reach, owner, where = high, k, device
+    return found
+
+
+def choose(p: Tensor, g: Tensor, group: dict[str, Any], shared: bool = False) -> str:
     """The backend for a parameter; RuntimeError where the one asked for by name cannot serve."""
     wanted = group["backend"]
     if wanted == "auto" and (group["foreach"] or group["differentiable"]):
         return "foreach"
     if wanted == "foreach":
         return wanted
-    if group["differentiable"]:
-        raise RuntimeError(
-            f"backend={wanted!r} cannot be differentiated: use backend='foreach', or 'auto'"
-        )
-    reasons = {"numba": cpu.refusal, "triton": gpu.refusal}
-    for backend in [wanted] if wanted != "auto" else reasons:
-        reason = reasons[backend](p, g)
+    refusals = {"numba": cpu.refusal, "triton": gpu.refusal}
+    for backend in [wanted] if wanted != "auto" else refusals:
+        reason = refusals[backend](p, g)
+        if shared:
+            reason = "it shares memory with another parameter, which kernels would step at once"
+        if group["differentiable"]:
+            reason = "no kernel can be differentiated"
         if reason is None and group["capturable"] and backend == "numba":
             reason = "capturable=True is for CUDA graphs"
         if reason is None:
@@ -126,6 +158,6 @@ def choose(p: Tensor, g: Tensor, group: dict[str, Any]) -> str:
         if backend == wanted:
             raise RuntimeError(
                 f"backend={wanted!r} cannot step a parameter of shape {tuple(p.shape)}: {reason}; use "
-                "backend='auto', which takes PyTorch's own operations there"
+                "backend='auto' or backend='foreach', which take PyTorch's own operations there"
             )
     return "foreach"

@@ -1,8 +1,6 @@
 """Where the parameters and the state of one step lie, and whether they still lie there."""
 
 from collections.abc import Sequence
-from itertools import chain
-from operator import is_
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from rmsprop.kernels.element import flags_of
 from rmsprop.rule import Rule
-from rmsprop.torch.memory import EXPONENT, aligned, dense, is_distributed, kept, local, rows
+from rmsprop.torch.memory import EXPONENT, aligned, dense, is_distributed, kept, local, names, rows
 
 KINDS = {
     torch.float16: "f16",
@@ -27,32 +25,36 @@ Entry = dict[str, Any]
 
 def refusal(p: Tensor, g: Tensor) -> str | None:
     """Why no kernel that walks memory can step this parameter, or None."""
-    kind: Any = type(p)
-    if kind.__torch_dispatch__ is not _PLAIN and not is_distributed(p):
-        return f"{type(p).__name__} is a tensor subclass"
+    for t in (p, g):
+        kind: Any = type(t)
+        if kind.__torch_dispatch__ is not _PLAIN and not is_distributed(t):
+            return f"{kind.__name__} is a tensor subclass"
     if p.dtype not in KINDS or g.dtype not in KINDS:
         return f"it steps float16, bfloat16, float32 and float64, not {p.dtype} with {g.dtype}"
+    if local(p).is_neg():
+        return "the parameter is a view that says minus"
     return None
 
 
 class Table:
     """The parameters of one step and their state; the gradients may lie anywhere.
 
-    What it costs in Python at each step is to ask every tensor where it lies: half a microsecond for each.
+    What it costs in Python at each step is to ask every tensor where it lies: a microsecond for each.
 
     Parameters
     ----------
     rule, group
         The update, and whether bfloat16 parameters are rounded stochastically.
-    params, entries
-        Parameters that `refusal` lets pass, and their state, complete for the rule.
+    params, grads, entries
+        Parameters that `refusal` lets pass, gradients of the dtypes to come, and the state, complete for the
+        rule.
     seeds
         A number for each parameter, from which stochastic rounding draws.
     """
 
     def __init__(
-        self, rule: Rule, group: dict[str, Any], params: list[Tensor], entries: list[Entry],
-        seeds: Sequence[int],
+        self, rule: Rule, group: dict[str, Any], params: list[Tensor], grads: list[Tensor],
+        entries: list[Entry], seeds: Sequence[int],
     ):  # fmt: skip
         self.rule, self.group = rule, group
         self.flags = flags_of(rule)
@@ -66,49 +68,67 @@ class Table:
         self.copied = [(p, q) for p, q in zip(here, self.dense, strict=True) if p is not q]
         for p, entry in zip(self.dense, entries, strict=True):
             self._align(p, entry)
-        self.values = list(chain.from_iterable([entry.values() for entry in entries]))
-        self.memory = [local(t) for t in self.values]
-        self.addresses = [t.data_ptr() for t in chain(here, self.memory)]
+        self.state = [
+            (entry, name)
+            for entry in entries
+            for name in ("step", *[n for slot in rule.slots for n in names(entry, slot)])
+        ]
+        self.lie = self._lie()
         self.sizes = [p.numel() for p in here]
         self.contiguous = [p.is_contiguous() for p in here]
         self.straight = all(self.contiguous)
         self.shapes = [rows(p) for p in self.dense]
-        stochastic = group["stochastic_rounding"]
-        self._kinds = [_kinds(p, entry, stochastic) for p, entry in zip(here, entries, strict=True)]
-        self.dtypes: list[torch.dtype] = []
-        self.parts: list[Any] = []
+        self.dtypes = [g.dtype for g in grads]
+        groups: dict[Any, list[int]] = {}
+        for k, (p, dtype, entry) in enumerate(zip(here, self.dtypes, entries, strict=True)):
+            p_kind, v, mb = _kinds(p, entry, rule, group["stochastic_rounding"])
+            groups.setdefault((p_kind, KINDS[dtype], v, mb), []).append(k)
+        self.parts = [self._part(kinds, np.array(members)) for kinds, members in groups.items()]
 
-    def holds(self) -> bool:
-        """Whether the parameters and their state lie where they lay."""
-        kept = chain.from_iterable([entry.values() for entry in self.entries])
-        here = self._here()
-        return (
-            [t.data_ptr() for t in chain(here, self.memory)] == self.addresses
-            and [p.numel() for p in here] == self.sizes
-            and all(map(is_, kept, self.values))
-        )
+    def holds(self, grads: list[Tensor]) -> bool:
+        """Whether parameters and state lie where they lay, and gradients are of the dtypes that they were."""
+        try:
+            return self._lie() == self.lie and [g.dtype for g in grads] == self.dtypes
+        except (AttributeError, KeyError):  # a state that is not, or not a tensor
+            return False
 
     def _here(self) -> list[Tensor]:
         return [local(p) for p in self.params] if self.distributed else self.params
 
+    def _lie(self) -> tuple[list[int], list[int], list[bool]]:
+        """Where parameters and state lie. Nothing here keeps the state alive: it may be put elsewhere."""
+        here, kept = self._here(), [entry[name] for entry, name in self.state]
+        if self.distributed:
+            kept = [local(t) for t in kept]
+        return (
+            [p.data_ptr() for p in here],
+            [t.data_ptr() for t in kept],
+            [p.is_contiguous() for p in here],
+        )
+
     def bind(self, grads: list[Tensor]) -> tuple[list[Tensor], Array]:
-        """The gradients in their parameters' layouts, and their addresses; parts for their dtypes."""
+        """The gradients in their parameters' layouts, and their addresses."""
         if self.distributed:
             grads = [local(g) for g in grads]
+        if [g.numel() for g in grads] != self.sizes:
+            raise RuntimeError(
+                "a gradient has another size than its parameter: call zero_grad() after a parameter was "
+                "given new data"
+            )
+        if any(
+            [g.is_neg() for g in grads]
+        ):  # a view that says minus, as autograd makes of complex ones
+            grads = [g.resolve_neg() for g in grads]
         if [g.is_contiguous() for g in grads] != self.contiguous or not self.straight:
             grads = [_laid(g, p) for g, p in zip(grads, self.dense, strict=True)]
-        dtypes = [g.dtype for g in grads]
-        if dtypes != self.dtypes:
-            self._group(dtypes)
-        return grads, np.array([g.data_ptr() for g in grads], dtype=np.int64)
-
-    def _group(self, dtypes: list[torch.dtype]) -> None:
-        """A part for each combination of formats."""
-        groups: dict[Any, list[int]] = {}
-        for k, (dtype, (p, v, mb)) in enumerate(zip(dtypes, self._kinds, strict=True)):
-            groups.setdefault((p, KINDS[dtype], v, mb), []).append(k)
-        self.parts = [self._part(kinds, np.array(members)) for kinds, members in groups.items()]
-        self.dtypes = dtypes
+        where = [g.data_ptr() for g in grads]
+        if 0 in where:  # no memory of its own: empty, or zeros that are not stored
+            grads = [
+                g if at or not g.numel() else torch.empty_like(p, dtype=g.dtype).copy_(g)
+                for g, p, at in zip(grads, self.dense, where, strict=True)
+            ]
+            where = [g.data_ptr() for g in grads]
+        return grads, np.array(where, dtype=np.int64)
 
     def _part(self, kinds: Any, members: Array) -> Any:
         """What steps the parameters of one combination of formats."""
@@ -132,19 +152,27 @@ class Table:
         for p, q in self.copied:
             q.copy_(p)
 
-    def copy_out(self) -> None:
-        """Write them back."""
+    def changed(self) -> None:
+        """Write the copies back, and tell autograd that the parameters are not what they were."""
         for p, q in self.copied:
             p.copy_(q)
+        torch.autograd.graph.increment_version(self.params)
 
 
-def _kinds(p: Tensor, entry: Entry, stochastic: bool) -> tuple[str, str, str]:
+def _kinds(p: Tensor, entry: Entry, rule: Rule, stochastic: bool) -> tuple[str, str, str]:
     """The formats of p, of v, and of m and b."""
     kind = _STORED[p.dtype] if stochastic else KINDS[p.dtype]
-    found = [kept(entry, slot) for slot in "vmb"]
-    v, m, b = ("" if t is None else _STORED[t.dtype] for t in found)
-    first = v or m or b or "f32"
-    return kind, first, m or b or ("bf16s" if first == "u8" else first)
+    found = {slot: kept(entry, slot) for slot in rule.slots}
+    kinds = {slot: _STORED[t.dtype] for slot, t in found.items() if t is not None}
+    others = {kinds[slot] for slot in "mb" if slot in kinds}
+    if len(others) > 1:
+        raise RuntimeError(
+            f"the optimizer's grad_avg and momentum_buffer have different dtypes ({sorted(others)}): "
+            "give both one, or load the state again"
+        )
+    other = others.pop() if others else ""
+    first = kinds.get("v") or other or "f32"
+    return kind, first, other or ("bf16s" if first == "u8" else first)
 
 
 def _laid(g: Tensor, p: Tensor) -> Tensor:
