@@ -31,8 +31,8 @@ class Rows:
         self.seeds = list(seeds)
 
     def holds(self, grads: Tensors) -> bool:
-        """Always: nothing is kept of where things lie."""
-        return True
+        """Whether all have a gradient; nothing is kept of where things lie."""
+        return all([g is not None for g in grads])
 
     def step(self, lr: Any, grads: Tensors, gains: Any, scale: Any, found_inf: Any) -> None:
         """Update parameters and state with these gradients, times gains (one for each) over scale."""

@@ -1,7 +1,7 @@
 """The PyTorch optimizers: `RMSprop`, and any rule as `RuleOptimizer`."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,24 @@ from rmsprop.torch.plan import Plan, norms
 PLANS = 8
 """How many plans are kept beside one for each group."""
 
-Step = TypeVar("Step", bound=Callable[..., Any])
+
+def _step(optimizer: "RuleOptimizer", closure: Callable[[], Any] | None) -> Any:
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    with torch.no_grad():
+        optimizer._forget_if_replaced()
+        joint, before = optimizer._joint_norm(), 0
+        for k, group in enumerate(optimizer.param_groups):
+            optimizer._update(k, group, group["params"], before, joint)
+            before += len(group["params"])
+    return loss
 
 
-def _not_traced(step: Step) -> Step:
-    """Out of `torch.compile`: what the kernels do to memory cannot be traced."""
-    # The first, with which PyTorch marks its own optimizers, does not import the compiler (2 s) before
-    # it is needed.
-    mark: Any = getattr(torch, "_disable_dynamo", None) or torch.compiler.disable
-    return mark(step)
+def _untraced(optimizer: "RuleOptimizer", closure: Callable[[], Any] | None) -> Any:
+    """Under `torch.compile`: what the kernels do to memory cannot be traced."""
+    return torch.compiler.disable(_step)(optimizer, closure)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -120,7 +129,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
-    @_not_traced
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Move every parameter that has a gradient one step, in place.
 
@@ -129,18 +137,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         closure
             Evaluates the model again and returns the loss, which `step` then returns.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        with torch.no_grad():
-            self._forget_if_replaced()
-            joint, before = self._joint_norm(), 0
-            for k, group in enumerate(self.param_groups):
-                self._update(k, group, group["params"], before, joint)
-                before += len(group["params"])
-            self._entries = list(map(id, self.state.values()))
-        return loss
+        return (_untraced if torch.compiler.is_compiling() else _step)(self, closure)
 
     def _forget_if_replaced(self) -> None:
         """Plans know the dicts of the state; a user may have put others in their place."""
@@ -164,17 +161,19 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> None:
         """Step those of a group's parameters that have a gradient; `before` counts those ahead of them."""
         grads: list[Any] = [p.grad for p in params]
-        places = [k for k, g in enumerate(grads) if g is not None]
-        if len(places) < len(params):
-            params = [params[k] for k in places]
-            grads = [grads[k] for k in places]
-            key = key, *places
-        if not params:
-            return
         rule = groups.rule_of(group)
         plan = self._plans.get(key)
         if plan is None or not plan.holds(rule, group, params, grads):
-            plan = self._plan(key, rule, group, params, grads, [before + k for k in places])
+            places = [k for k, g in enumerate(grads) if g is not None]
+            if len(places) < len(params):
+                params = [params[k] for k in places]
+                grads = [grads[k] for k in places]
+                key = key, *places
+            if not params:
+                return
+            plan = self._plans.get(key)
+            if plan is None or not plan.holds(rule, group, params, grads):
+                plan = self._plan(key, rule, group, params, grads, [before + k for k in places])
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         plan.step(groups.rate_of(group), grads, scale, found_inf, joint)
 
@@ -195,6 +194,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         seeds = [group["seed"] * 1_000_003 + place for place in places]
         entries = self._start(group, params)
         self._plans[key] = Plan(rule, group, params, grads, entries, seeds)
+        self._entries = list(map(id, self.state.values()))
         return self._plans[key]
 
     def _most_plans(self) -> int:

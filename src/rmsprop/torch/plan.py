@@ -94,12 +94,12 @@ class Plan:
     def _norm_gains(self, grads: list[Tensor], scale: Any, joint: float | None) -> Any:
         """A factor for each gradient from clipping by norm."""
         rule = self.rule
+        if not (rule.clip_norm or rule.clip_global_norm):
+            return None
         with np.errstate(divide="ignore", invalid="ignore"):
             if rule.clip_norm:
                 return np.fmin(1.0, rule.clip_norm / norms(grads, scale)).tolist()
-            if rule.clip_global_norm:
-                return [float(np.fmin(1.0, rule.clip_global_norm / np.float64(joint)))] * len(grads)
-        return None
+            return [float(np.fmin(1.0, rule.clip_global_norm / np.float64(joint)))] * len(grads)
 
 
 def _at(at: list[int], column: list[Any]) -> list[Any]:

@@ -78,18 +78,26 @@ class Table:
         self.contiguous = [p.is_contiguous() for p in here]
         self.straight = all(self.contiguous)
         self.shapes = [rows(p) for p in self.dense]
-        self.dtypes = [g.dtype for g in grads]
+        if [local(g).numel() for g in grads] != self.sizes:
+            raise RuntimeError(
+                "a gradient has another size than its parameter: call zero_grad() after a parameter was "
+                "given new data"
+            )
+        dtypes = [g.dtype for g in grads]
+        self.bytes = [n * t.itemsize for n, t in zip(self.sizes, dtypes, strict=True)]
         groups: dict[Any, list[int]] = {}
-        for k, (p, dtype, entry) in enumerate(zip(here, self.dtypes, entries, strict=True)):
+        for k, (p, dtype, entry) in enumerate(zip(here, dtypes, entries, strict=True)):
             p_kind, v, mb = _kinds(p, entry, rule, group["stochastic_rounding"])
             groups.setdefault((p_kind, KINDS[dtype], v, mb), []).append(k)
         self.parts = [self._part(kinds, np.array(members)) for kinds, members in groups.items()]
 
     def holds(self, grads: list[Tensor]) -> bool:
-        """Whether parameters and state lie where they lay, and gradients are of the dtypes that they were."""
+        """Whether parameters and state lie where they lay, and gradients have the sizes that they had."""
+        if self.distributed:
+            grads = [local(g) for g in grads]
         try:
-            return self._lie() == self.lie and [g.dtype for g in grads] == self.dtypes
-        except (AttributeError, KeyError):  # a state that is not, or not a tensor
+            return self._lie() == self.lie and [g.nbytes for g in grads] == self.bytes
+        except (AttributeError, KeyError, RuntimeError):  # what is not there, no tensor, or sparse
             return False
 
     def _here(self) -> list[Tensor]:
@@ -110,11 +118,6 @@ class Table:
         """The gradients in their parameters' layouts, and their addresses."""
         if self.distributed:
             grads = [local(g) for g in grads]
-        if [g.numel() for g in grads] != self.sizes:
-            raise RuntimeError(
-                "a gradient has another size than its parameter: call zero_grad() after a parameter was "
-                "given new data"
-            )
         if any(
             [g.is_neg() for g in grads]
         ):  # a view that says minus, as autograd makes of complex ones
