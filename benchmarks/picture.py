@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 HERE = Path(__file__).parent
 LIMIT = "memory limit: v+=g; p-=g"
 CONTENDERS = {
-    "ours: update()": ("rmsprop", "#D55E00"),
+    "ours: update()": ("rmsprop.numpy", "#D55E00"),
+    "ours: rmsprop.torch": ("rmsprop.torch", "#E69F00"),
+    "ours: rmsprop.torch, 1 byte": ("rmsprop.torch, 1-byte state", "#F0C860"),
     "torch Adagrad, fused": ("torch Adagrad, fused", "#56B4E9"),
     "torch RMSprop, compiled": ("torch RMSprop, compiled", "#009E73"),
     "torch RMSprop, foreach": ("torch RMSprop, foreach", "#0072B2"),
@@ -21,7 +23,7 @@ CONTENDERS = {
 CASES = {
     "1 x 25M float32": "25M parameters,\n1 array",
     "GPT-2 small": "GPT-2 small,\n148 arrays",
-    "ResNet": "ResNet-like,\n96 arrays",
+    "ResNet: ": "ResNet-like,\n96 arrays",
 }
 
 
