@@ -32,7 +32,8 @@ def _step(optimizer: "RuleOptimizer", closure: Callable[[], Any] | None) -> Any:
 
 def _untraced(optimizer: "RuleOptimizer", closure: Callable[[], Any] | None) -> Any:
     """Under `torch.compile`: what the kernels do to memory cannot be traced."""
-    return torch.compiler.disable(_step)(optimizer, closure)
+    untraced: Any = torch.compiler.disable(_step)
+    return untraced(optimizer, closure)
 
 
 class RuleOptimizer(torch.optim.Optimizer):

@@ -99,7 +99,8 @@ class Plan:
         with np.errstate(divide="ignore", invalid="ignore"):
             if rule.clip_norm:
                 return np.fmin(1.0, rule.clip_norm / norms(grads, scale)).tolist()
-            return [float(np.fmin(1.0, rule.clip_global_norm / np.float64(joint)))] * len(grads)
+            limit = np.float64(rule.clip_global_norm or math.inf)
+            return [float(np.fmin(1.0, limit / np.float64(joint)))] * len(grads)
 
 
 def _at(at: list[int], column: list[Any]) -> list[Any]:
