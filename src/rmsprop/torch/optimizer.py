@@ -210,10 +210,16 @@ class RuleOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, or that of `torch.optim.RMSprop`.
 
-        The groups take the saved values, as everywhere in `torch.optim`; what the saved groups do not name
-        stays as it is. Each state tensor keeps its own precision: it is not cast to its parameter's.
+        The groups take the saved values, as everywhere in `torch.optim`, but for `state_dtype` and `backend`;
+        what the saved groups do not name stays as it is. State is brought to this optimizer's `state_dtype`,
+        not to its parameter's dtype; where it has it already, it is loaded exactly.
 
-        Raises ValueError for a state that means something else here, before anything has changed.
+        Raises
+        ------
+        ValueError
+            For a state that means something else here, before anything has changed.
+        RuntimeError
+            For codes whose exponents are missing or of another layout.
         """
         # As the last of the hooks, it sees what the user's own have made of the state.
         last = self.register_load_state_dict_pre_hook(_fill)
