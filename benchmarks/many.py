@@ -36,31 +36,43 @@ def mlp() -> Shapes:
     return [(784, 128), (128,), (128, 10), (10,)]
 
 
+def batch_norm(width: int) -> Shapes:
+    return [(width,), (width,)]
+
+
 def resnet(blocks: tuple[int, ...] = (4, 3, 4, 3)) -> Shapes:
     """Convolutions and batch norms of a ResNet of basic blocks, without its classifier."""
-    norm = lambda width: [(width,), (width,)]  # noqa: E731
-    shapes: Shapes = [(64, 3, 7, 7), *norm(64)]
+    shapes: Shapes = [(64, 3, 7, 7), *batch_norm(64)]
     inputs = 64
     for width, count in zip((64, 128, 256, 512), blocks, strict=True):
         for block in range(count):
-            shapes += [(width, inputs, 3, 3), *norm(width), (width, width, 3, 3), *norm(width)]
+            shapes += [
+                (width, inputs, 3, 3),
+                *batch_norm(width),
+                (width, width, 3, 3),
+                *batch_norm(width),
+            ]
             if block == 0 and inputs != width:
-                shapes += [(width, inputs, 1, 1), *norm(width)]
+                shapes += [(width, inputs, 1, 1), *batch_norm(width)]
             inputs = width
     return shapes
 
 
 def resnet50(blocks: tuple[int, ...] = (3, 4, 6, 3)) -> Shapes:
     """All of ResNet-50: bottleneck blocks, batch norms and the classifier."""
-    norm = lambda width: [(width,), (width,)]  # noqa: E731
-    shapes: Shapes = [(64, 3, 7, 7), *norm(64)]
+    shapes: Shapes = [(64, 3, 7, 7), *batch_norm(64)]
     inputs = 64
     for width, count in zip((64, 128, 256, 512), blocks, strict=True):
         for block in range(count):
-            shapes += [(width, inputs, 1, 1), *norm(width), (width, width, 3, 3), *norm(width)]
-            shapes += [(4 * width, width, 1, 1), *norm(4 * width)]
+            shapes += [
+                (width, inputs, 1, 1),
+                *batch_norm(width),
+                (width, width, 3, 3),
+                *batch_norm(width),
+            ]
+            shapes += [(4 * width, width, 1, 1), *batch_norm(4 * width)]
             if block == 0:
-                shapes += [(4 * width, inputs, 1, 1), *norm(4 * width)]
+                shapes += [(4 * width, inputs, 1, 1), *batch_norm(4 * width)]
             inputs = 4 * width
     return [*shapes, (1000, inputs), (1000,)]
 

@@ -14,7 +14,7 @@ from rmsprop.kernels.formats import mixed
 from rmsprop.kernels.loops import in_blocks
 from rmsprop.torch import table
 from rmsprop.torch.memory import local
-from rmsprop.torch.table import Array, Entry, Table
+from rmsprop.torch.table import Array, Table
 
 
 def refusal(p: Tensor, g: Tensor) -> str | None:
@@ -77,12 +77,6 @@ class CpuTable(Table):
     def _part(self, kinds: Any, members: Array) -> "_Part":
         rows = np.array([self.row(k) for k in members])
         return _Part(members, Batch(rows, np.array([self.shapes[k] for k in members]), kinds))
-
-    def _align(self, p: Tensor, entry: Entry) -> None:
-        count = entry["step"]
-        if count.dtype != torch.float32 or count.device.type != "cpu":
-            entry["step"] = count.to("cpu", torch.float32)
-        super()._align(p, entry)
 
 
 class _Part(NamedTuple):

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from rmsprop.kernels.formats import mixed
 from rmsprop.rule import Rule
-from rmsprop.torch.memory import EXPONENT, kept, load, local, real_dtype, store
+from rmsprop.torch.memory import EXPONENT, Entry, kept, load, local, real_dtype, store
 
 each: Any = torch  # its functions on lists are public in all but the name
 Tensors = list[Tensor]
-Entry = dict[str, Any]
 
 
 class Rows:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rmsprop.kernels.element import SCALE, scalars_of
 from rmsprop.torch import foreach, table
 from rmsprop.torch.memory import local
-from rmsprop.torch.table import Array, Entry, Table
+from rmsprop.torch.table import Array, Table
 
 DEVICES = ("cuda", "xpu")
 
@@ -87,12 +87,6 @@ class GpuTable(Table):
 
     def _part(self, kinds: Any, members: Array) -> "_Part":
         return _Part(self, kinds, members)
-
-    def _align(self, p: Tensor, entry: Entry) -> None:
-        count = entry["step"]
-        if count.dtype != torch.float32 or count.device != p.device:
-            entry["step"] = count.to(p.device, torch.float32)
-        super()._align(p, entry)
 
 
 class _Part:

@@ -37,9 +37,6 @@ OPTIONS: dict[str, Any] = {
 _LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # torch.optim's own words
 
 
-_ALL = set(KEYS.values())
-
-
 def of_rule(rule: Rule) -> dict[str, Any]:
     """The keys of a group that stand for a rule."""
     return {key: getattr(rule, name) for name, key in KEYS.items()} | {"lr": rule.lr}
@@ -50,9 +47,8 @@ def rule_of(group: dict[str, Any]) -> Rule:
     try:
         return _rule(*[group[key] for key in KEYS.values()])
     except (TypeError, ValueError) as error:
-        plain = {
-            key: x.item() if hasattr(x, "item") else x for key, x in group.items() if key in _ALL
-        }
+        known = {key: group[key] for key in KEYS.values()}
+        plain = {key: x.item() if hasattr(x, "item") else x for key, x in known.items()}
         if all([plain[key] is group[key] for key in plain]):
             raise _in_torchs_words(error, group) from None
     return rule_of(plain)  # tensors and arrays of one number, as torch.optim takes them

@@ -21,6 +21,8 @@ SMALL, SMALL_VECTOR = 1 << 12, 1 << 20
 """Matrices and vectors of fewer elements keep float32 in place of one byte: 1% of a network."""
 
 CODE, EXPONENT = "square_avg_code", "square_avg_exponent"
+Entry = dict[str, Any]
+"""What `torch.optim` keeps for one parameter."""
 
 
 def is_distributed(t: Tensor) -> bool:
@@ -97,20 +99,20 @@ def _takes_codes(p: Tensor) -> bool:
     )
 
 
-def kept(entry: dict[str, Any], slot: str) -> Tensor | None:
+def kept(entry: Entry, slot: str) -> Tensor | None:
     """What a parameter's state keeps for the rule's "v", "m" or "b": numbers, or codes."""
     found = entry.get(SLOTS[slot])
     return entry.get(CODE) if found is None and slot == "v" else found
 
 
-def names(entry: dict[str, Any], slot: str) -> list[str]:
+def names(entry: Entry, slot: str) -> list[str]:
     """Under which names that is."""
     if slot == "v" and SLOTS["v"] not in entry:
         return [CODE, EXPONENT]
     return [SLOTS[slot]]
 
 
-def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -> None:
+def start(entry: Entry, p: Tensor, rule: Rule, group: dict[str, Any]) -> None:
     """Make what the rule keeps and the parameter's state lacks."""
     if rule.centered and kept(entry, "v") is not None and kept(entry, "m") is None:
         raise ValueError(
@@ -118,7 +120,7 @@ def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -
             "set it from the start, or drop this parameter's state"
         )
     if "step" not in entry:
-        on = p.device if group["capturable"] or _fused(p, group) else "cpu"
+        on = p.device if group["capturable"] else "cpu"  # a kernel brings it to its device
         entry["step"] = torch.zeros((), dtype=torch.float32, device=on)
     dtypes = state_dtypes(p, group["state_dtype"])
     for slot, other in ("mb", "bm"):  # they are of one dtype, also where one came later
@@ -129,22 +131,26 @@ def start(entry: dict[str, Any], p: Tensor, rule: Rule, group: dict[str, Any]) -
             _add(entry, slot, p, dtypes[slot], rule.initial_scale if slot == "v" else 0.0)
 
 
-def _add(entry: dict[str, Any], slot: str, p: Tensor, dtype: torch.dtype, value: float) -> None:
-    t = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-    if dtype == torch.uint8:
-        entry[CODE], entry[EXPONENT] = t, exponents_for(p, t)
-        if value:
-            numbers = torch.full_like(local(t), value, dtype=torch.float32)
-            store(local(t), numbers, local(entry[EXPONENT]), None)
-    else:
+def _add(entry: Entry, slot: str, p: Tensor, dtype: torch.dtype, value: float) -> None:
+    t, exponents = _room(entry, slot, p, dtype)
+    if value and exponents is not None:
+        store(t, torch.full_like(t, value, dtype=torch.float32), exponents, None)
+    elif value:
+        (torch.view_as_real(t) if t.is_complex() else t).fill_(value)
+
+
+def _room(
+    entry: Entry, slot: str, like: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Zeros for a slot, and for its exponents if it is codes: this process's part of them."""
+    t = torch.zeros_like(
+        like, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False
+    )
+    if dtype != torch.uint8:
         entry[SLOTS[slot]] = t
-        if value:
-            part = local(t)
-            (torch.view_as_real(part) if part.is_complex() else part).fill_(value)
-
-
-def _fused(p: Tensor, group: dict[str, Any]) -> bool:
-    return group["backend"] == "triton" and p.device.type != "cpu"
+        return local(t), None
+    entry[CODE], entry[EXPONENT] = t, exponents_for(like, t)
+    return local(t), local(entry[EXPONENT])
 
 
 def exponents_for(p: Tensor, codes: Tensor) -> Tensor:
@@ -167,7 +173,7 @@ def _shape(t: Tensor, layout: Tensor) -> tuple[int, ...]:
     return blocks if layout.is_contiguous() else (*blocks, 1)
 
 
-def _check_exponents(entry: dict[str, Any]) -> None:
+def _check_exponents(entry: Entry) -> None:
     """The kernels write where the codes' shape says that there are exponents."""
     codes, found = local(entry[CODE]), entry.get(EXPONENT)
     if not codes.numel():
@@ -185,7 +191,7 @@ def _check_exponents(entry: dict[str, Any]) -> None:
         raise RuntimeError(f"the optimizer's {EXPONENT} must be contiguous")
 
 
-def restore(entry: dict[str, Any], saved: dict[str, Any], p: Tensor, wanted: Any) -> None:
+def restore(entry: Entry, saved: Entry, p: Tensor, wanted: Any) -> None:
     """Put a saved state in place, in the dtypes that are kept here; exactly, where these are the same."""
     for slot, dtype in state_dtypes(p, wanted).items():
         t = kept(saved, slot)
@@ -202,19 +208,14 @@ def restore(entry: dict[str, Any], saved: dict[str, Any], p: Tensor, wanted: Any
         elif t.dtype == dtype:
             entry[SLOTS[slot]] = t
         else:
-            exponents = local(saved[EXPONENT]).to(p.device) if coded else None
-            values = load(local(t), torch.float32, exponents) if coded else local(t)
-            found = torch.zeros_like(t, dtype=dtype)
-            exponents = None
-            if dtype == torch.uint8:
-                entry[CODE], entry[EXPONENT] = found, exponents_for(p, found)
-                exponents = local(entry[EXPONENT])
-            else:
-                entry[SLOTS[slot]] = found
-            store(local(found), values, exponents, None)
+            values = local(t)
+            if coded:
+                values = load(values, torch.float32, local(saved[EXPONENT]).to(p.device))
+            found, exponents = _room(entry, slot, t, dtype)
+            store(found, values, exponents, None)
 
 
-def aligned(entry: dict[str, Any], p: Tensor) -> None:
+def aligned(entry: Entry, p: Tensor) -> None:
     """Bring state tensors that came from elsewhere into the layout of their parameter (local, dense)."""
     if CODE in entry:
         _check_exponents(entry)
@@ -280,10 +281,7 @@ def _encode(t: Tensor, x: Tensor, exponents: Tensor, noise: torch.Generator | No
     exponent = (known.amax(dim=2, keepdim=True) >> 23).clamp_(max=253)
     exponents.copy_(exponent.reshape(exponents.shape))
     base = (exponent - SPAN).clamp_(min=0) << 3
-    half = 1 << 19
-    drawn: Any = half
-    if noise is not None:
-        drawn = _drawn(20, bits, noise)
+    drawn = 1 << 19 if noise is None else _drawn(20, bits, noise)  # a half, to the nearest
     codes = (((known + drawn) >> 20) - base).clamp_(0, 248)
     codes = torch.where(bits < 0x7F800000, codes, 248)  # as the largest of the block
     flat(t).copy_(codes.view(count, -1)[:, :width].reshape(-1))

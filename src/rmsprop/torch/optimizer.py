@@ -201,11 +201,12 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _most_plans(self) -> int:
         return PLANS + len(self.param_groups)
 
-    def _start(self, group: dict[str, Any], params: list[Tensor]) -> list[dict[str, Any]]:
+    def _start(self, group: dict[str, Any], params: list[Tensor]) -> list[memory.Entry]:
         """The state of these parameters, with all that the rule keeps."""
-        for p in params:
-            memory.start(self.state[p], p, groups.rule_of(group), group)
-        return [self.state[p] for p in params]
+        rule, entries = groups.rule_of(group), [self.state[p] for p in params]
+        for p, entry in zip(params, entries, strict=True):
+            memory.start(entry, p, rule, group)
+        return entries
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, or that of `torch.optim.RMSprop`.

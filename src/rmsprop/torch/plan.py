@@ -12,8 +12,8 @@ from rmsprop.kernels.element import flags_of
 from rmsprop.rule import Rule
 from rmsprop.torch import cpu, foreach, gpu, memory
 from rmsprop.torch.groups import OPTIONS
+from rmsprop.torch.memory import Entry
 
-Entry = dict[str, Any]
 MAKERS: dict[str, Any] = {"numba": cpu.CpuTable, "triton": gpu.GpuTable, "foreach": foreach.Rows}
 
 

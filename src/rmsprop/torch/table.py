@@ -1,5 +1,6 @@
 """Where the parameters and the state of one step lie, and whether they still lie there."""
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,17 @@ from torch import Tensor
 
 from rmsprop.kernels.element import flags_of
 from rmsprop.rule import Rule
-from rmsprop.torch.memory import EXPONENT, aligned, dense, is_distributed, kept, local, names, rows
+from rmsprop.torch.memory import (
+    EXPONENT,
+    Entry,
+    aligned,
+    dense,
+    is_distributed,
+    kept,
+    local,
+    names,
+    rows,
+)
 
 KINDS = {
     torch.float16: "f16",
@@ -20,7 +31,6 @@ KINDS = {
 _STORED = KINDS | {torch.bfloat16: "bf16s", torch.uint8: "u8"}
 _PLAIN = getattr(Tensor, "__torch_dispatch__")  # noqa: B009 (the type checker knows it as a method)
 Array = np.ndarray[Any, Any]
-Entry = dict[str, Any]
 
 
 def refusal(p: Tensor, g: Tensor) -> str | None:
@@ -36,7 +46,7 @@ def refusal(p: Tensor, g: Tensor) -> str | None:
     return None
 
 
-class Table:
+class Table(abc.ABC):
     """The parameters of one step and their state; the gradients may lie anywhere.
 
     What it costs in Python at each step is to ask every tensor where it lies: a microsecond for each.
@@ -67,7 +77,7 @@ class Table:
         self.dense = [p if dense(p) else torch.empty_like(p) for p in here]
         self.copied = [(p, q) for p, q in zip(here, self.dense, strict=True) if p is not q]
         for p, entry in zip(self.dense, entries, strict=True):
-            self._align(p, entry)
+            _align(p, entry)
         self.state = [
             (entry, name)
             for entry in entries
@@ -120,7 +130,7 @@ class Table:
             grads = [local(g) for g in grads]
         if any(
             [g.is_neg() for g in grads]
-        ):  # a view that says minus, as autograd makes of complex ones
+        ):  # views that say minus, as autograd makes of complex ones
             grads = [g.resolve_neg() for g in grads]
         if [g.is_contiguous() for g in grads] != self.contiguous or not self.straight:
             grads = [_laid(g, p) for g, p in zip(grads, self.dense, strict=True)]
@@ -133,13 +143,9 @@ class Table:
             where = [g.data_ptr() for g in grads]
         return grads, np.array(where, dtype=np.int64)
 
+    @abc.abstractmethod
     def _part(self, kinds: Any, members: Array) -> Any:
         """What steps the parameters of one combination of formats."""
-        raise NotImplementedError
-
-    def _align(self, p: Tensor, entry: Entry) -> None:
-        """Bring a state that came from elsewhere into the parameter's layout."""
-        aligned(entry, p)
 
     def row(self, k: int) -> list[int]:
         """Addresses of p, nothing yet for g, v, m, b and the exponents; 0 for what the rule has not."""
@@ -160,6 +166,14 @@ class Table:
         for p, q in self.copied:
             p.copy_(q)
         torch.autograd.graph.increment_version(self.params)
+
+
+def _align(p: Tensor, entry: Entry) -> None:
+    """Bring a state that came from elsewhere to the parameter's device and layout."""
+    count = entry["step"]
+    if count.dtype != torch.float32 or count.device != p.device:
+        entry["step"] = count.to(p.device, torch.float32)
+    aligned(entry, p)
 
 
 def _kinds(p: Tensor, entry: Entry, rule: Rule, stochastic: bool) -> tuple[str, str, str]:
