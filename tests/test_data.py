@@ -493,7 +493,7 @@ FILES = {
     "huge cell": ("a.csv", b"1," + b"2" * 200_000, "line 1: not a csv file"),
     "few rows": ("a.csv", b"1,2,0\n3,4,1\n" * 2, "has 2 rows, but this split needs at least 5"),
     "not npz": ("a.npz", b"hello", "is not an .npz"),
-    "extension": ("a.xlsx", b"", "must be an .npz, a .csv or a folder, got .xlsx"),
+    "extension": ("a.xlsx", b"", "must be an .npz, a .csv, a .tsv of texts or a folder, got .xlsx"),
     "no extension": ("a", b"", "got no suffix"),
 }
 
@@ -617,7 +617,9 @@ def test_mnist_itself():
 
 def test_mnist_is_found_in_the_documented_places(small, cache, tmp_path, monkeypatch):
     def places():
-        return [p.relative_to(tmp_path).as_posix() for p in mnist._folders(tmp_path / "given")]
+        return [
+            p.relative_to(tmp_path).as_posix() for p in mnist.folders("mnist", tmp_path / "given")
+        ]
 
     monkeypatch.setenv("RMSPROP_DATA", str(tmp_path / "named"))
     assert places() == ["given", "given/mnist", "named", "named/mnist", "cache", "cache/mnist"]

@@ -10,6 +10,9 @@ from rmsprop.data.files import from_arrays, load_file
 from rmsprop.data.generators import digits, linear, moons, xor
 from rmsprop.data.idx import read_idx
 from rmsprop.data.mnist import cache_dir, download_mnist, load_mnist
+from rmsprop.data.reviews import load_reviews
+from rmsprop.data.text import LONGEST, WORDS, encode, make_vocabulary, tokens
+from rmsprop.data.text_files import from_texts, is_texts, load_texts
 
 __all__ = [
     "KINDS",
@@ -20,18 +23,25 @@ __all__ = [
     "cache_dir",
     "digits",
     "download_mnist",
+    "encode",
     "from_arrays",
+    "from_texts",
+    "is_texts",
     "linear",
     "load",
     "load_file",
     "load_mnist",
+    "load_reviews",
+    "load_texts",
+    "make_vocabulary",
     "moons",
     "read_idx",
+    "tokens",
     "xor",
 ]
 
 _OFFLINE = {"digits": digits, "moons": moons, "xor": xor, "linear": linear}
-NAMES = (*_OFFLINE, "mnist")
+NAMES = (*_OFFLINE, "mnist", "reviews")
 
 
 def load(
@@ -41,32 +51,38 @@ def load(
     seed: int = 0,
     download: bool = False,
     kind: str | None = None,
+    words: int = WORDS,
+    longest: int = LONGEST,
 ) -> Dataset:
     """A data set by name, or the user's own by path; split before it is scaled.
 
     Parameters
     ----------
     name_or_path
-        One of NAMES, or a path to an .npz, a .csv or a folder of IDX files. A name comes first; a
-        folder of the same name is "./mnist".
+        One of NAMES, or a path: to an .npz, a .csv or a folder of IDX files, see load_file; or to
+        texts, a .tsv or a folder, see load_texts. A name comes first; a folder of the same name is
+        "./mnist".
     data_dir
-        Where mnist lies, or goes; see load_mnist. Other data sets do not read it.
+        Where mnist or reviews lies, or mnist goes; see load_mnist and load_reviews. Other data sets
+        do not read it.
     seed
         Decides the split, and draws moons, xor and linear. 0 to 2**32 - 1.
     download
-        Fetch mnist where it is not found.
+        Fetch mnist where it is not found; reviews cannot be fetched.
     kind
         For the user's own: "binary", "multiclass" or "regression"; None decides by the labels, as
         from_arrays says.
+    words, longest
+        Of texts: size of the vocabulary, and tokens kept of a text. Others do not read them.
 
     Raises
     ------
     ValueError
         For an unknown name, or content that does not fit.
     FileNotFoundError
-        For a path that leads nowhere, or where mnist is not found.
+        For a path that leads nowhere, or where mnist or reviews is not found.
     TypeError
-        Where seed is not an integer.
+        Where seed, words or longest is not an integer.
 
     Examples
     --------
@@ -81,6 +97,8 @@ def load(
     if isinstance(name_or_path, str) and name in NAMES:
         if name == "mnist":
             data = load_mnist(data_dir=data_dir, seed=seed, download=download)
+        elif name == "reviews":
+            data = load_reviews(data_dir=data_dir, seed=seed, words=words, longest=longest)
         else:
             data = _OFFLINE[name](seed=seed)
         if kind not in (None, data.kind):
@@ -92,6 +110,8 @@ def load(
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(
             f"No data set is named {name!r}.{hint} The names are {', '.join(NAMES)}; "
-            "a path to an .npz, a .csv or a folder of IDX files works too."
+            "a path to an .npz, a .csv, a .tsv of texts or a folder works too."
         )
+    if is_texts(path):
+        return load_texts(path, seed=seed, kind=kind, words=words, longest=longest)
     return load_file(path, seed=seed, kind=kind)

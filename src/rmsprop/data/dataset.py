@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop.data.splits import Rows, split_rows
+
 KINDS = ("binary", "multiclass", "regression")
 PARTS = ("train", "validation", "test")
-
-# One fifth of the rows each for test and validation; where the test rows are given, validation
-# takes one sixth of the training rows, which for MNIST is the usual 50,000 and 10,000.
-FOLDS, FOLDS_BESIDE_TEST = 5, 6
-
-Rows = tuple[np.ndarray, np.ndarray]  # x as read (n, features) or (n, height, width), y (n,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +19,7 @@ class Split:
     Parameters
     ----------
     x
-        Inputs, (n, features) float32, C-contiguous.
+        Inputs, (n, features) float32, C-contiguous; of texts tokens, (n, longest) int32, padded with 0.
     y
         Labels, (n,) int64; or targets of a regression, (n, 1) float32.
 
@@ -64,6 +60,10 @@ class Dataset:
         JSON-able: source, licence, files with SHA-256, rows, split, seed, scaling.
     images
         The test rows before scaling, (n, height, width), to draw; None without images.
+    vocabulary
+        Of texts: the word of each token; 0 is padding, 1 any unknown word. Else None.
+    texts
+        The test rows as written, to show; None without texts.
 
     Examples
     --------
@@ -81,6 +81,8 @@ class Dataset:
     image_shape: tuple[int, int] | None
     provenance: dict[str, Any]
     images: np.ndarray | None = None
+    vocabulary: tuple[str, ...] | None = None
+    texts: tuple[str, ...] | None = None
 
     @property
     def features(self) -> int:
@@ -193,13 +195,7 @@ def build(
     >>> build("ten", "binary", ("no", "yes"), (x, y), seed=0, source="example").test
     Split(2 rows, 2 features)
     """
-    parts, how = _split(kind, classes, seed, train, test, validation)
-    absent = [c for i, c in enumerate(classes) if not np.any(parts["train"][1] == i)]
-    if absent:
-        raise ValueError(
-            f"Each class needs training rows, but there are none of {', '.join(absent)}. "
-            "Add some, or drop the rows of this class from the other splits."
-        )
+    parts, how = split_rows(kind, classes, train, test, validation, seed=seed)
     first = parts["train"][0]
     raw = {part: x for part, (x, _) in parts.items()}
     xs, scaling = _scale_pixels(raw) if first.ndim == 3 else _scale_columns(raw, scale)
@@ -207,15 +203,9 @@ def build(
     for part, (_, y) in parts.items():
         require_finite(f"{part} x as scaled float32", xs[part])
         splits[part] = Split(np.ascontiguousarray(xs[part]), _column(part, y, kind))
-    provenance = {
-        "source": source,
-        "licence": licence,
-        "files": dict(files or {}),
-        "rows": {part: len(splits[part]) for part in PARTS},
-        "split": how,
-        "seed": seed,
-        "scaling": scaling,
-    }
+    provenance = describe(
+        splits, how, seed=seed, source=source, licence=licence, files=files, scaling=scaling
+    )
     shape = (int(first.shape[1]), int(first.shape[2])) if first.ndim == 3 else None
     images = parts["test"][0] if shape else None
     return Dataset(
@@ -243,56 +233,37 @@ def require_finite(name: str, values: np.ndarray) -> None:
         )
 
 
-def _split(
-    kind: str,
-    classes: tuple[str, ...],
+def describe(
+    splits: Mapping[str, Split],
+    how: str,
+    *,
     seed: int,
-    train: Rows,
-    test: Rows | None,
-    validation: Rows | None,
-) -> tuple[dict[str, Rows], str]:
-    """The three parts, and in words how they came about."""
-    if test is not None and validation is not None:
-        return {"train": train, "validation": validation, "test": test}, "all three as given"
-    x, y = train
-    folds = _folds(y, FOLDS if test is None else FOLDS_BESIDE_TEST, kind, classes, seed)
+    source: str,
+    licence: str | None,
+    files: Mapping[str, str] | None,
+    scaling: dict[str, Any],
+) -> dict[str, Any]:
+    """The provenance of a Dataset: JSON-able, in the same words for numbers and for texts.
 
-    def take(rows: np.ndarray) -> Rows:
-        return x[rows], y[rows]
-
-    how = "test as given; training 5/6, validation 1/6"
-    if test is None:
-        test, how = take(folds.pop()), "training 60 %, validation 20 %, test 20 %"
-    validation = take(folds.pop())
-    train = take(np.concatenate(folds))
-    stratified = "" if kind == "regression" else ", stratified"
-    parts = {"train": train, "validation": validation, "test": test}
-    return parts, f"{how} by seed{stratified}"
-
-
-def _folds(
-    y: np.ndarray, k: int, kind: str, classes: tuple[str, ...], seed: int
-) -> list[np.ndarray]:
-    """k disjoint, shuffled index arrays that together hold all rows; classes spread evenly.
-
-    Not two calls of train_test_split: on small classes the second one can leave a class out of the
-    validation rows; folds hold at least one row of each class that has k.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> splits = {part: Split(np.zeros((2, 1)), np.zeros(2)) for part in PARTS}
+    >>> describe(
+    ...     splits, "all three as given", seed=0, source="example", licence=None, files=None,
+    ...     scaling={"method": "none"},
+    ... )["rows"]
+    {'train': 2, 'validation': 2, 'test': 2}
     """
-    from sklearn.model_selection import KFold, StratifiedKFold  # here, for it takes a second
-
-    counts = [len(y)] if kind == "regression" else np.bincount(y, minlength=len(classes)).tolist()
-    least = int(np.argmin(counts))
-    if counts[least] < k:
-        who = f"Class {classes[least]!r}" if classes else "The data set"
-        each = " of each class" if classes else ""
-        raise ValueError(
-            f"{who} has {counts[least]} rows, but this split needs at least {k}{each}. Add rows, "
-            "drop the class, or give x_train, y_train, x_val, y_val, x_test, y_test in an .npz."
-        )
-    splitter = KFold if kind == "regression" else StratifiedKFold
-    folds = splitter(k, shuffle=True, random_state=seed).split(np.zeros(len(y)), y)
-    rng = np.random.default_rng(seed)  # a fold comes in file order, which may be class by class
-    return [rng.permutation(fold) for _, fold in folds]
+    return {
+        "source": source,
+        "licence": licence,
+        "files": dict(files or {}),
+        "rows": {part: len(splits[part]) for part in PARTS},
+        "split": how,
+        "seed": seed,
+        "scaling": scaling,
+    }
 
 
 @np.errstate(all="ignore")  # an overflow is reported, with its place, by require_finite

@@ -13,8 +13,9 @@ from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
-from rmsprop.data.dataset import KINDS, Dataset, Rows, build, require_finite
+from rmsprop.data.dataset import KINDS, Dataset, build, require_finite
 from rmsprop.data.idx import read_folder
+from rmsprop.data.splits import Rows
 
 LABEL_NAMES = ("label", "target", "class", "y")  # of a csv column; the first one present
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
@@ -69,7 +70,7 @@ def load_file(path: str | Path, *, seed: int = 0, kind: str | None = None) -> Da
         arrays, hashes = _read_csv(path), {path.name: _sha256(path)}
     else:
         raise ValueError(
-            f"{path} must be an .npz, a .csv or a folder, got {suffix or 'no suffix'}."
+            f"{path} must be an .npz, a .csv, a .tsv of texts or a folder, got {suffix or 'no suffix'}."
         )
     try:
         return from_arrays(path.stem, arrays, seed=seed, kind=kind, source=path.name, files=hashes)
@@ -124,7 +125,7 @@ def from_arrays(
     shapes = {f"x{suffix}": x.shape[1:] for suffix, (x, _) in parts.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"All splits need the same features, got rows of shape {shapes}.")
-    kind, classes, labels = _encode([y for _, y in parts.values()], kind)
+    kind, classes, labels = encode_labels([y for _, y in parts.values()], kind)
     rows = {suffix: (x, y) for (suffix, (x, _)), y in zip(parts.items(), labels, strict=True)}
     return build(
         name,
@@ -175,10 +176,16 @@ def _rows(arrays: Mapping[str, np.ndarray], suffix: str) -> Rows:
     return x, y
 
 
-def _encode(
+def encode_labels(
     labels: list[np.ndarray], kind: str | None
 ) -> tuple[str, tuple[str, ...], list[np.ndarray]]:
-    """The kind, the classes, and the labels of each part as int64 indices or as targets."""
+    """The kind, the classes, and the labels of each part as int64 indices or as targets.
+
+    Examples
+    --------
+    >>> encode_labels([np.array(["no", "yes", "no", "yes"])], None)
+    ('binary', ('no', 'yes'), [array([0, 1, 0, 1])])
+    """
     text = labels[0].dtype.kind == "U"
     if any((part.dtype.kind == "U") != text for part in labels):
         raise ValueError("Labels must be text in all splits, or numbers in all.")
@@ -263,13 +270,13 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     finite = np.isfinite(x).all(axis=1)
     if not finite.all():
         line, row = rows[int(finite.argmin())]
-        refuse(line, row, next(column for column in features if not _is_finite(row[column])))
+        refuse(line, row, next(column for column in features if not is_finite(row[column])))
     labels = [row[label].strip() for _, row in rows]
     numbers = [_is_number(text) for text in labels]
     for (line, row), text, number in zip(rows, labels, numbers, strict=True):
         # "none" may name a class, but among numbers it says that one is missing
         missing = text.lower() in (MISSING if any(numbers) else {""})
-        if missing or (number and not _is_finite(text)):
+        if missing or (number and not is_finite(text)):
             refuse(line, row, label)
     return {"x": x, "y": np.array(labels, np.float64 if all(numbers) else str)}
 
@@ -311,5 +318,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _is_finite(cell: str) -> bool:
+def is_finite(cell: str) -> bool:
+    """Whether the text is a number, but not "nan" or "inf".
+
+    Examples
+    --------
+    >>> is_finite("1e3"), is_finite("nan"), is_finite("one")
+    (True, False, False)
+    """
     return _is_number(cell) and math.isfinite(float(cell))

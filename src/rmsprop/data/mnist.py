@@ -54,10 +54,10 @@ def load_mnist(
     >>> list(SHA256)[2:]
     ['t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte']
     """
-    folders = _folders(data_dir)
-    folder = next((folder for folder in folders if not missing_files(folder)), None)
+    places = folders("mnist", data_dir)
+    folder = next((folder for folder in places if not missing_files(folder)), None)
     if folder is None and not download:
-        raise FileNotFoundError(_not_found(folders))
+        raise FileNotFoundError(_not_found(places))
     if folder is None:
         folder = download_mnist(Path(data_dir).expanduser() / "mnist" if data_dir else None)
     arrays, hashes = read_folder(folder)
@@ -147,11 +147,17 @@ def cache_dir() -> Path:
     return Path(base) / "rmsprop"
 
 
-def _folders(data_dir: str | Path | None) -> list[Path]:
-    """Where MNIST may lie, in order."""
+def folders(name: str, data_dir: str | Path | None) -> list[Path]:
+    """Where a data set may lie, in order: in data_dir, in $RMSPROP_DATA, in the cache, or in a folder there.
+
+    Examples
+    --------
+    >>> folders("mnist", "here")[:2]
+    [PosixPath('here'), PosixPath('here/mnist')]
+    """
     named = [data_dir, os.environ.get("RMSPROP_DATA"), cache_dir()]
     bases = [Path(base).expanduser() for base in named if base]
-    return [folder for base in bases for folder in (base, base / "mnist")]
+    return [folder for base in bases for folder in (base, base / name)]
 
 
 def _check(place: str | Path, name: str, found: str) -> None:
@@ -163,13 +169,13 @@ def _check(place: str | Path, name: str, found: str) -> None:
         )
 
 
-def _not_found(folders: list[Path]) -> str:
+def _not_found(places: list[Path]) -> str:
     lines = [
         "MNIST needs these four files, each plain or as .gz, together in one folder:",
         *(f"  {name}" for name in FILES.values()),
         "Looked in:",
     ]
-    for folder in folders:
+    for folder in places:
         missing = missing_files(folder)
         state = "none there" if len(missing) == len(FILES) else f"lacks {', '.join(missing)}"
         lines.append(f"  {folder} ({state})")
