@@ -4,17 +4,15 @@ After the first step at a batch size, a step allocates nothing as large as a lay
 deltas and gradients live in buffers made once, and every operation writes in place.
 """
 
-import difflib
-import operator
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
-from rmsprop.models.layers import ACTIVATIONS, LOSSES
-
-Array: TypeAlias = NDArray[Any]
+from rmsprop.models.checks import checked_dtype, checked_inputs, checked_sizes, one_of
+from rmsprop.models.layers import ACTIVATIONS, LOSSES, Array
+from rmsprop.models.model import Model
 
 EVAL_ELEMENTS = 2**20  # of the widest layer in one batch of an evaluation: 4 MB in float32
 CACHED_VIEWS = 4  # batch sizes: the full one and the last short one, in training and in evaluation
@@ -57,7 +55,7 @@ class Workspace(NamedTuple):
         return Workspace([a[:n] for a in self.outputs], [d[:n] for d in self.deltas], self.ones[:n])
 
 
-class MLP:
+class MLP(Model):
     """A multi-layer perceptron whose parameters any optimizer can update in place.
 
     Forward, for layers i = 1..L, with a_0 = x and f the activation; no f on the last layer::
@@ -142,9 +140,8 @@ class MLP:
         self.activation = one_of("activation", activation, ACTIVATIONS)
         self.loss_name = one_of("loss", loss, LOSSES)
         self.sizes = checked_sizes(sizes, loss)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64; got {self.dtype}. Use np.float32.")
+        self.outputs = self.sizes[-1]
+        self.dtype = checked_dtype(dtype)
         self.init = one_of("init", init, ("auto", "he", "xavier"))
         if init == "auto":
             self.init = "he" if activation == "relu" else "xavier"
@@ -181,7 +178,7 @@ class MLP:
         >>> {name: g.shape for name, g in grads.items()}
         {'w1': (2, 1), 'b1': (1,)}
         """
-        x = checked_inputs(x, self.sizes[0])
+        x = self._checked_inputs(x)
         y = self._checked_targets(y, len(x))
         x = np.ascontiguousarray(x, self.dtype)
         ws = self._workspace(len(x))
@@ -189,108 +186,8 @@ class MLP:
         self._backward(x, ws)
         return loss, dict(self._grads)
 
-    @np.errstate(all="ignore")
-    def loss(self, x: ArrayLike, y: ArrayLike) -> float:
-        """The mean loss, of any number of rows, forward only and in bounded memory.
-
-        Examples
-        --------
-        >>> MLP((2, 1), loss="squared_error").loss([[0, 0]], [3])
-        9.0
-        """
-        x = checked_inputs(x, self.sizes[0])
-        y = self._checked_targets(y, len(x))
-        mean_loss = LOSSES[self.loss_name]
-        return sum(mean_loss(z, y[rows]) * len(z) for rows, z in self._batches(x)) / len(x)
-
-    @np.errstate(all="ignore")
-    def scores(self, x: ArrayLike) -> Array:
-        """The last layer's z, a new array (n, outputs): logits, or the outputs of a regression.
-
-        Examples
-        --------
-        >>> MLP((2, 3)).scores([[0, 0]]).tolist()
-        [[0.0, 0.0, 0.0]]
-        """
-        x = checked_inputs(x, self.sizes[0])
-        scores = np.empty((len(x), self.sizes[-1]), self.dtype)
-        for rows, z in self._batches(x):
-            scores[rows] = z
-        return scores
-
-    def predict(self, x: ArrayLike) -> Array:
-        """Class labels (n,); for squared_error outputs (n, outputs), or (n,) if there is one.
-
-        Examples
-        --------
-        >>> model = MLP((2, 3))
-        >>> model.params["b1"][:] = 0, 1, 0
-        >>> model.predict([[0, 0]])
-        array([1])
-        """
-        scores = self.scores(x)
-        if self.loss_name == "softmax_cross_entropy":
-            return scores.argmax(axis=1)
-        if self.loss_name == "binary_cross_entropy":
-            return (scores[:, 0] > 0).astype(np.intp)
-        return scores[:, 0] if self.sizes[-1] == 1 else scores
-
-    @np.errstate(all="ignore")
-    def predict_proba(self, x: ArrayLike) -> Array:
-        """The probability of each class, (n, classes): for one output too, (n, 2), as sklearn.
-
-        Raises ValueError for a regression.
-
-        Examples
-        --------
-        >>> MLP((2, 1), loss="binary_cross_entropy").predict_proba([[0, 0]]).tolist()
-        [[0.5, 0.5]]
-        """
-        self._require_classes("predict_proba")
-        z = self.scores(x)
-        if self.loss_name == "binary_cross_entropy":
-            z = np.hstack([np.zeros_like(z), z])  # the softmax of (0, z) is (1 - p, p)
-        z -= z.max(axis=1, keepdims=True)
-        np.exp(z, out=z)
-        z /= z.sum(axis=1, keepdims=True)
-        return z
-
-    def accuracy(self, x: ArrayLike, y: ArrayLike) -> float:
-        """The fraction of rows whose predicted class is y.
-
-        Raises ValueError for a regression.
-
-        Examples
-        --------
-        >>> MLP((2, 2)).accuracy([[0, 0], [0, 0]], [0, 1])
-        0.5
-        """
-        self._require_classes("accuracy")
-        return self.score(x, y)
-
-    @np.errstate(all="ignore")
-    def score(self, x: ArrayLike, y: ArrayLike) -> float:
-        """Accuracy; for squared_error R^2, at best 1.
-
-        ::
-
-            R^2 = 1 - sum((y - z)^2) / sum((y - mean(y))^2)
-
-        R^2 is the mean over outputs; a constant target counts 1 if met exactly, else 0, as sklearn.
-
-        Examples
-        --------
-        >>> MLP((2, 1), loss="squared_error").score([[0, 0], [0, 0]], [-1, 1])
-        0.0
-        """
-        x = checked_inputs(x, self.sizes[0])
-        y = self._checked_targets(y, len(x))
-        if self.loss_name != "squared_error":
-            return float(np.mean(self.predict(x) == y))
-        y = y.astype(np.float64)
-        residual = np.sum((y - self.scores(x)) ** 2, axis=0)
-        spread = np.sum((y - y.mean(axis=0)) ** 2, axis=0)
-        return float(np.mean(np.where(spread == 0, residual == 0, 1 - residual / spread)))
+    def _checked_inputs(self, x: ArrayLike) -> Array:
+        return checked_inputs(x, self.sizes[0])
 
     def _forward(self, x: Array, ws: Workspace) -> Array:
         forward, _ = ACTIVATIONS[self.activation]
@@ -331,133 +228,3 @@ class MLP:
             rows = slice(start, start + size)
             batch = np.ascontiguousarray(x[rows], self.dtype)
             yield rows, self._forward(batch, self._workspace(len(batch)))
-
-    def _checked_targets(self, y: ArrayLike, n: int) -> Array:
-        outputs = self.sizes[-1]
-        if self.loss_name == "squared_error":
-            return checked_targets(y, n, outputs)
-        return checked_labels(y, n, max(outputs, 2))
-
-    def _require_classes(self, method: str) -> None:
-        if self.loss_name == "squared_error":
-            raise ValueError(f"{method} needs classes; got squared_error. Use predict or score.")
-
-
-# Checks: each error gives the rule, the value and the remedy.
-
-
-def checked_inputs(x: ArrayLike, width: int) -> Array:
-    """x as an array (batch, width), or an error.
-
-    Examples
-    --------
-    >>> checked_inputs([[1, 2]], 2).shape
-    (1, 2)
-    """
-    x = checked_numbers("x", x)
-    if x.ndim != 2 or x.shape[1] != width or len(x) == 0:
-        raise ValueError(
-            f"x must have shape (batch, {width}), with at least one row; got {x.shape}."
-            f" Use x.reshape(-1, {width}) for one row or for pictures, or change sizes."
-        )
-    return x
-
-
-def checked_labels(y: ArrayLike, n: int, classes: int) -> Array:
-    """y as n whole labels below `classes`, flat, or an error.
-
-    Examples
-    --------
-    >>> checked_labels([[0.0], [1.0]], 2, 2).tolist()
-    [0, 1]
-    """
-    y = checked_numbers("labels", y)
-    if y.shape not in ((n,), (n, 1)):
-        raise ValueError(
-            f"labels must have shape ({n},) or ({n}, 1), one for each row of x; got {y.shape}."
-            " Use y.argmax(axis=1) if they are one-hot."
-        )
-    y = y.reshape(n)
-    labels = y.astype(np.intp, copy=False)
-    if y.dtype.kind == "f" and (labels != y).any():
-        raise ValueError(f"labels must be whole; got {y[labels != y][0]}. Round or drop them.")
-    low, high = np.minimum.reduce(labels), np.maximum.reduce(labels)
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"labels must be 0 to {classes - 1} here; got {low if low < 0 else high}."
-            " Renumber them with np.unique(y, return_inverse=True)[1], or change sizes."
-        )
-    return labels
-
-
-def checked_targets(y: ArrayLike, n: int, outputs: int) -> Array:
-    """y as an array (n, outputs), or an error.
-
-    Examples
-    --------
-    >>> checked_targets([1, 2], 2, 1).shape
-    (2, 1)
-    """
-    y = checked_numbers("targets", y)
-    if y.shape != (n, outputs) and not (outputs == 1 and y.shape == (n,)):
-        raise ValueError(
-            f"targets must have shape ({n}, {outputs}), or ({n},) for one output; got {y.shape}."
-            " Reshape them, or change the last of sizes."
-        )
-    return y.reshape(n, outputs)
-
-
-def checked_numbers(name: str, values: ArrayLike) -> Array:
-    """The values as an array of real numbers, or an error.
-
-    Examples
-    --------
-    >>> checked_numbers("x", [1, 2]).tolist()
-    [1, 2]
-    """
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(
-            f"{name} must be real numbers; got dtype {array.dtype}. Convert with .astype(float),"
-            " or names of classes with np.unique(y, return_inverse=True)[1]."
-        )
-    return array
-
-
-def checked_sizes(sizes: Sequence[int], loss: str) -> tuple[int, ...]:
-    """The sizes as integers that fit the loss, or an error.
-
-    Examples
-    --------
-    >>> checked_sizes([784, 10], "softmax_cross_entropy")
-    (784, 10)
-    """
-    remedy = "Give (inputs, hidden..., outputs), for instance (784, 128, 10)."
-    try:
-        widths = tuple(operator.index(size) for size in sizes)
-    except TypeError:
-        raise TypeError(f"sizes must be integers; got {sizes!r}. {remedy}") from None
-    if len(widths) < 2 or min(widths) < 1:
-        raise ValueError(f"sizes must be two or more, each at least 1; got {sizes!r}. {remedy}")
-    if loss != "squared_error" and (loss == "binary_cross_entropy") != (widths[-1] == 1):
-        raise ValueError(
-            "sizes must end with 1 for binary_cross_entropy, with 2 or more for"
-            f" softmax_cross_entropy; got {sizes!r} for {loss}. Change sizes or the loss."
-        )
-    return widths
-
-
-def one_of(name: str, value: str, options: Collection[str]) -> str:
-    """The value if it is one of the options, or an error that names the near one.
-
-    Examples
-    --------
-    >>> one_of("activation", "rely", ("relu", "tanh"))
-    Traceback (most recent call last):
-    ValueError: activation must be one of relu, tanh; got 'rely'. Did you mean 'relu'?
-    """
-    if value in options:
-        return value
-    near = difflib.get_close_matches(str(value), options, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}.{hint}")
