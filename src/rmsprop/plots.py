@@ -57,7 +57,7 @@ def loss_curves(entries: Entries) -> Figure:
         for k, e in enumerate(entries):
             _band(ax, e, name, k)
         ax.set(xlabel="step", yscale="log", title=name.replace("_", " "))
-        _tidy(ax)
+        tidy(ax)
     axes[0].set_ylabel("loss")
     _legend(figure, axes[0])
     return figure
@@ -80,7 +80,7 @@ def score_curves(entries: Entries, metric: str, target: float | None) -> Figure:
         if target is not None:
             ax.axhline(target, color="0.4", lw=0.8, ls=":", label="target")
         ax.set(xlabel="step", title=title)
-        _tidy(ax)
+        tidy(ax)
     if scores:
         top = max(scores)
         axes[1].set_ylim(
@@ -138,7 +138,7 @@ def sensitivity(entries: Entries, ylabel: str, log: bool = False) -> Figure:
             color=style(k)["color"],
             transform=ax.get_xaxis_transform(),
         )
-    _tidy(ax)
+    tidy(ax)
     _legend(figure, ax)
     return figure
 
@@ -169,7 +169,7 @@ def effective_rates(entries: Entries) -> Figure | None:
                     steps, values[:, 0], values[:, 2], color=style(k)["color"], alpha=0.15, lw=0
                 )
         ax.set(title=path, yscale="log")
-        _tidy(ax)
+        tidy(ax)
     for ax in axes[-1]:
         ax.set_xlabel("step")
     figure.supylabel("effective learning rate", fontsize=10)
@@ -284,7 +284,7 @@ def _heights(ax: Axes, entries: Entries, above_minimum: bool) -> None:
     ax.set(xlabel="step")
     ax.set_title("f above its minimum" if above_minimum else "f", fontsize=11)
     ax.set_yscale("log" if above_minimum else "symlog")
-    _tidy(ax)
+    tidy(ax)
 
 
 def _pairs(ax: Axes, entries: Entries, name: str, title: str, dim: int) -> None:
@@ -299,7 +299,7 @@ def _pairs(ax: Axes, entries: Entries, name: str, title: str, dim: int) -> None:
     note = " (x solid, y dotted)" if dim == 2 else ""
     ax.set(xlabel="step", yscale="log")
     ax.set_title(title + note, fontsize=11)
-    _tidy(ax)
+    tidy(ax)
 
 
 def animation(surface: Surface, entries: Entries, path: str | Path, frames: int = 60) -> None:
@@ -336,7 +336,7 @@ def animation(surface: Surface, entries: Entries, path: str | Path, frames: int 
         )
 
 
-def _tidy(ax: Axes) -> None:
+def tidy(ax: Axes) -> None:
     ax.grid(alpha=0.25, lw=0.6)
     ax.spines[["top", "right"]].set_visible(False)
 

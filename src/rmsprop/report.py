@@ -1,39 +1,15 @@
 """A study as one self-contained HTML page, with the numbers beside it as run.json."""
 
-import base64
-import io
 import json
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from rmsprop import files, plots
+from rmsprop import files, page, plots
 from rmsprop.surfaces import Surface
 from rmsprop.tasks import Task
 
 Study = dict[str, Any]
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1d2330; max-width: 62rem; margin: 0 auto;
-       padding: 2rem 1.2rem 4rem; background: #fff; }
-h1 { font-size: 1.15rem; font-weight: 600; color: #5a6372; margin: 0; }
-.verdict { font-size: 1.45rem; line-height: 1.4; margin: .6rem 0 1.4rem; }
-h2 { font-size: 1.15rem; margin: 2.4rem 0 .4rem; }
-p.note, li { color: #4a5260; }
-p.note { margin: .2rem 0 .6rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid #e3e6eb; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; color: #5a6372; vertical-align: bottom; }
-tr.ours { background: #fdf3ec; }
-small { color: #5a6372; }
-img { max-width: 100%; height: auto; display: block; }
-pre { background: #f5f6f8; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .88rem; }
-details { margin: .3rem 0; } summary { cursor: pointer; }
-"""
 
 
 def write(
@@ -59,9 +35,9 @@ def write(
     """
     folder = Path(folder)
     study = {"command": command} | study
-    page = html(study, surface)
+    text = html(study, surface)
     files.write_text(folder / "run.json", json.dumps(study, indent=1, allow_nan=False))
-    files.write_text(folder / "report.html", page)
+    files.write_text(folder / "report.html", text)
     return folder / "report.html"
 
 
@@ -76,22 +52,15 @@ def html(study: Study, surface: Surface | None = None) -> str:
         title = f"{study['task']['name']}: optimizers compared"
         table, pictures = _task_table(study), _task_pictures(study)
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="verdict">{escape(study["verdict"])}</p>',
+        *page.heading(title, study["verdict"]),
         table,
-        _list("Read with care", study["caveats"]),
+        page.bullets("Read with care", study["caveats"]),
         *pictures,
         _equations(study["entries"]),
         _protocol(study),
-        _origin(study),
+        page.origin(study),
     ]
-    head = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'  # or the browser asks for /favicon.ico
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
-    )
-    return head + "\n".join(parts) + "</body></html>\n"
+    return page.document(title, parts)
 
 
 def _task_table(study: Study) -> str:
@@ -123,7 +92,7 @@ def _task_table(study: Study) -> str:
                 f"{e['search_diverged']} of {e['search_runs']}" if e["search_runs"] else "",
             ]
         )
-    return _table(head, rows, [e["is_rmsprop"] for e in study["entries"]])
+    return page.table(head, rows, [e["is_rmsprop"] for e in study["entries"]])
 
 
 def _surface_table(study: Study) -> str:
@@ -154,20 +123,20 @@ def _surface_table(study: Study) -> str:
                 f"{e['search_diverged']} of {e['search_runs']}" if e["search_runs"] else "",
             ]
         )
-    return _table(head, rows, [e["is_rmsprop"] for e in study["entries"]])
+    return page.table(head, rows, [e["is_rmsprop"] for e in study["entries"]])
 
 
 def _task_pictures(study: Study) -> list[str]:
     entries, task, settings = study["entries"], study["task"], study["settings"]
     seeds = settings["seeds"]
     parts = [
-        _picture(
+        page.picture(
             "Loss",
             f"Median of {seeds} seeds, in a band from the least to the most. The training loss is the lower "
             "one where the network has learnt its training rows by heart.",
             plots.loss_curves(entries),
         ),
-        _picture(
+        page.picture(
             "Validation " + task["metric"],
             "At the end of each epoch; the dotted line is the target of the table.",
             plots.score_curves(entries, task["metric"], settings["target"]),
@@ -180,7 +149,7 @@ def _task_pictures(study: Study) -> list[str]:
             "run diverged. A broad top is an optimizer that is easy to tune."
         )
         figure = plots.sensitivity(entries, "validation " + task["metric"])
-        parts.append(_picture("How much the learning rate matters", note, figure))
+        parts.append(page.picture("How much the learning rate matters", note, figure))
     rates = plots.effective_rates(entries)
     if rates is not None:
         note = (
@@ -188,7 +157,7 @@ def _task_pictures(study: Study) -> list[str]:
             "band from the 10% to the 90% quantile, of the run with seed 0. It follows the gradients: as "
             "they shrink it rises, unless the schedule takes it down."
         )
-        parts.append(_picture("Effective learning rates per layer", note, rates))
+        parts.append(page.picture("Effective learning rates per layer", note, rates))
     return parts + _predictions(study)
 
 
@@ -204,7 +173,7 @@ def _predictions(study: Study) -> list[str]:
         f"{escape(ours[0]['label'])}, seed 0: the first ten images of the test split, then the first ten "
         "mistakes among the rest."
     )
-    return [_picture("Predictions", note, figure)]
+    return [page.picture("Predictions", note, figure)]
 
 
 def _surface_pictures(study: Study, surface: Surface) -> list[str]:
@@ -214,21 +183,12 @@ def _surface_pictures(study: Study, surface: Surface) -> list[str]:
         f"From ({start}), {study['settings']['steps']:,} steps; "
         "contours at equal ratios above the minimum, the star is the minimum."
     )
-    parts = [_picture("Paths", note, plots.surface_overview(surface, entries))]
+    parts = [page.picture("Paths", note, plots.surface_overview(surface, entries))]
     if any(e["search"] for e in entries):
         note = "The height at the end for each learning rate; the ring is the one chosen, crosses diverged."
         figure = plots.sensitivity(entries, "height at the end", log=True)
-        parts.append(_picture("How much the learning rate matters", note, figure))
+        parts.append(page.picture("How much the learning rate matters", note, figure))
     return parts
-
-
-def _picture(title: str, note: str, figure: Figure) -> str:
-    stream = io.BytesIO()
-    # Pixels, not SVG: a contour plot with paths is ten times as large, and slow, as vectors.
-    figure.savefig(stream, format="png", dpi=160)
-    data = base64.b64encode(stream.getvalue()).decode()
-    image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-    return f'<h2>{escape(title)}</h2><p class="note">{note}</p>{image}'
 
 
 def _equations(entries: list[dict[str, Any]]) -> str:
@@ -265,37 +225,7 @@ def _protocol(study: Study) -> str:
             "Seed by seed, all start from the same weights and see the same mini-batches.",
         ]
     steps.append(f"Learning-rate schedule: {settings['schedule']}.")
-    return _list("How it was measured", steps)
-
-
-def _origin(study: Study) -> str:
-    machine, versions = study["machine"], study["versions"]
-    text = "\n".join(
-        [
-            study["command"],
-            "",
-            f"{study['created']}, {study['seconds']:.1f} s",
-            f"{machine['processor']}, {machine['cores']} cores, {machine['system']}, BLAS {machine['blas']}",
-            ", ".join(f"{name} {version}" for name, version in versions.items()),
-        ]
-    )
-    note = "Every number on this page is in run.json beside it."
-    return f'<h2>Run it again</h2><pre>{escape(text)}</pre><p class="note">{note}</p>'
-
-
-def _list(title: str, items: list[str]) -> str:
-    return f"<h2>{title}</h2><ul>{''.join(f'<li>{escape(item)}</li>' for item in items)}</ul>"
-
-
-def _table(head: list[str], rows: list[list[str]], ours: list[bool]) -> str:
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join(
-        f"<tr{' class=ours' if mine else ''}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for row, mine in zip(rows, ours, strict=True)
-    )
-    return (
-        f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return page.bullets("How it was measured", steps)
 
 
 def score(x: float | None, percent: bool) -> str:
