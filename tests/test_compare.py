@@ -495,7 +495,10 @@ def test_final_runs_that_diverge_are_counted_and_left_out_of_the_means(pretend):
         ({"lr_range": (0.1, math.inf)}, "from a low above 0"),
         ({"lr_range": (math.nan, 1.0)}, "from a low above 0"),
         ({"target": math.nan}, "target must be finite; got nan"),
-        ({"schedule": "linear"}, "schedule must be one of constant, cosine; got 'linear'"),
+        (
+            {"schedule": "linear"},
+            "schedule must be one of constant, cosine, step, exponential; got 'linear'",
+        ),
     ],
     ids=str,
 )

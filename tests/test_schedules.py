@@ -151,7 +151,7 @@ class TestAsData:
         assert named("constant", 0.1, 50) == Constant(0.1)
         assert named("cosine", 0.1, 50) == Cosine(0.1, steps=50)
         assert all(named(name, 0.1, 50)(0) == 0.1 for name in NAMES)
-        with pytest.raises(ValueError, match="constant, cosine; got 'linear'"):
+        with pytest.raises(ValueError, match="constant, cosine, step, exponential; got 'linear'"):
             named("linear", 0.1, 50)
 
 

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, log_loss, r2_score
 from threadpoolctl import threadpool_limits
 
 import needs
+import rmsprop.learners.arrays as learning
 import rmsprop.train as training
 from rmsprop import Rule, reference
 from rmsprop.data import Split, batches
@@ -199,7 +200,7 @@ def test_losses_fall_and_scores_rise(name, rule, score):
 def test_the_test_split_is_not_looked_at_before_the_end(models, monkeypatch):
     task = Task.of("digits", epochs=3)
     data, updates, looks = task.dataset, [0], []
-    step = training.Optimizer.update
+    step = learning.Optimizer.update
 
     def update(self: Any, params: Any, grads: Any) -> Any:
         updates[0] += "w1" in params
@@ -213,7 +214,7 @@ def test_the_test_split_is_not_looked_at_before_the_end(models, monkeypatch):
 
     guarded = Guarded(data.test.x, data.test.y)
     monkeypatch.setattr(Task, "dataset", dataclasses.replace(data, test=guarded))
-    monkeypatch.setattr(training.Optimizer, "update", update)
+    monkeypatch.setattr(learning.Optimizer, "update", update)
     looks.clear()
     run = train(task, RMSPROP, details=True)
     assert run.test_score is not None
@@ -226,9 +227,9 @@ def test_the_test_split_is_not_looked_at_before_the_end(models, monkeypatch):
 
 def test_effective_rates_are_quantiles_of_what_each_weight_is_multiplied_by(monkeypatch):
     made = []
-    real = training.Optimizer
+    real = learning.Optimizer
     monkeypatch.setattr(
-        training, "Optimizer", lambda *a, **k: made.append(real(*a, **k)) or made[-1]
+        learning, "Optimizer", lambda *a, **k: made.append(real(*a, **k)) or made[-1]
     )
     run = train(DIGITS, RMSPROP, details=True)
     optimizer = next(o for o in made if o.step_count == run.steps[-1])
@@ -308,7 +309,9 @@ def test_a_rate_of_nothing_changes_nothing_and_is_no_divergence(name):
 
 
 def test_a_schedule_is_one_of_those_that_have_names():
-    with pytest.raises(ValueError, match="schedule must be one of constant, cosine; got 'cosin'"):
+    with pytest.raises(
+        ValueError, match="schedule must be one of constant, cosine, step, exponential; got 'cosin'"
+    ):
         train(DIGITS, RMSPROP, schedule="cosin")
 
 

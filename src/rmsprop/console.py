@@ -1,9 +1,9 @@
-"""What a comparison says in a terminal: progress while it runs, and a table of 80 columns at the end."""
+"""What is said in a terminal: progress while something runs, and tables of 80 columns at the end."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from rmsprop import ledger
+from rmsprop.run import Moment
 
 
 @contextlib.contextmanager
@@ -65,6 +66,121 @@ class _PlainLines:
         if at_first < done < total:
             left = f", about {(now - began) / (done - at_first) * (total - done):.0f} s left"
         print(f"{what}: {done} of {total}{left}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def training() -> Iterator[Callable[[Moment], None]]:
+    """A callback for `train`: a bar with loss, rate and time left on a terminal, else a line an epoch."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Epochs().tell
+        return
+    columns = (
+        TextColumn("epoch {task.fields[epoch]:<3}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}, {task.fields[rate]}/s, left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        bar = _Bar(bars)
+        yield bar.tell
+
+
+class _Bar:
+    """One bar over all steps, refreshed ten times a second at most: a step can take a millisecond."""
+
+    def __init__(self, bars: Progress):
+        self._bars = bars
+        self._bar: Any = None
+        self._began = self._told = time.monotonic()
+        self._first, self._mean = 0, 0.0
+
+    def tell(self, moment: Moment) -> None:
+        now = time.monotonic()
+        if self._bar is None:
+            shown: dict[str, Any] = {"epoch": 1, "loss": "", "rate": ""}
+            self._bar = self._bars.add_task("", total=moment.steps, completed=moment.step, **shown)
+            self._began, self._first, self._mean = now, moment.step, moment.loss
+        self._mean += 0.05 * (moment.loss - self._mean)  # one mini-batch's alone jumps about
+        if moment.measured or moment.step == moment.steps or now - self._told > 0.1:
+            rate = (moment.step - self._first) / max(now - self._began, 1e-9)
+            shown = {"loss": f"{self._mean:.4f}", "rate": f"{rate:,.0f} steps"}
+            epoch = len(moment.run.steps) - moment.measured
+            self._bars.update(self._bar, completed=moment.step, epoch=epoch, **shown)
+            self._told = now
+
+
+class _Epochs:
+    """A line at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, int] | None = None
+
+    def tell(self, moment: Moment) -> None:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now, moment.step - 1
+        if not moment.measured:
+            return
+        run, (began, first) = moment.run, self._began
+        score = run.validation_score[-1]
+        validation = "" if score is None else f", validation {score:.4f}"
+        left = (now - began) / max(moment.step - first, 1) * (moment.steps - moment.step)
+        line = f"epoch {len(run.steps) - 1}: step {moment.step:,} of {moment.steps:,}, loss {moment.loss:.4f}"
+        ahead = f", about {left:.0f} s left" if moment.step < moment.steps else ""
+        print(f"{line}{validation}{ahead}", file=sys.stderr, flush=True)
+
+
+def say(sentence: str) -> None:
+    """Print a sentence, broken at the width of the terminal."""
+    console = Console()
+    console.print()
+    console.print(sentence, highlight=False, markup=False)
+    console.print()
+
+
+def show_evaluation(found: dict[str, Any]) -> None:
+    """Print what `evaluate` found: the score, and each class with whom it is taken for."""
+    from rmsprop.report import score
+
+    percent = found["metric"] == "accuracy"
+    text = f"{score(found['score'], percent)} {found['part']} {found['metric']} of {found['data']}"
+    if not percent:
+        say(f"{text}; root of the mean squared error {found['rmse']:.4g}, {found['rows']:,} rows")
+        return
+    low, high = (f"{100 * x:.2f}" for x in found["interval"])
+    text += (
+        f" (95% interval over the {found['rows']:,} rows {low} to {high}); loss {found['loss']:.4f}"
+    )
+    if "baseline" in found:
+        text += f"; a logistic regression on bags of words has {score(found['baseline'], True)}"
+    say(text)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for k, name in enumerate(("class", "rows", "recall", "precision", "most often taken for")):
+        table.add_column(name, justify="right" if 1 <= k <= 3 else "left")
+    for k, row in enumerate(found["confusion"]):
+        wrong = max((n, j) for j, n in enumerate(row) if j != k)
+        taken = f"{found['classes'][wrong[1]]} ({wrong[0]})" if wrong[0] else ""
+        table.add_row(
+            found["classes"][k],
+            f"{sum(row):,}",
+            score(found["recall"][k], True) if found["recall"][k] is not None else "",
+            score(found["precision"][k], True) if found["precision"][k] is not None else "",
+            taken,
+        )
+    Console().print(table, markup=False)
+
+
+def show_answers(answers: list[dict[str, Any]]) -> None:
+    """Print a line for each prediction: the class and its probability, or the value."""
+    for answer in answers:
+        said = (
+            f"{answer['value']:.6g}"
+            if "value" in answer
+            else f"{answer['label']} ({100 * answer['probability']:.1f}%)"
+        )
+        print(f"{said}  {answer['input']}" if len(answers) > 1 else said)
 
 
 def show(study: dict[str, Any]) -> None:

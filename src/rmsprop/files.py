@@ -37,7 +37,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     os.close(descriptor)
     temporary = Path(name)
     try:
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:  # as of a full disk, which names no file, or the temporary one
+            raise OSError(f"{path} cannot be written: {error}") from error
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -60,10 +63,10 @@ def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, An
     Raises OSError where the file cannot be written; what was there before is kept.
     """
     with replacing(path) as temporary:
-        try:
-            safetensors.numpy.save_file(arrays, temporary, metadata={"rmsprop": json.dumps(header)})
-        except safetensors.SafetensorError as error:  # a full disk
-            raise OSError(f"{path} cannot be written: {error}") from error
+        # In C order, for it writes others as they lie in memory; and not by its save_file, which leaves a
+        # temporary file of its own where the process is killed.
+        plain = {name: np.asarray(a, order="C") for name, a in arrays.items()}
+        temporary.write_bytes(safetensors.numpy.save(plain, {"rmsprop": json.dumps(header)}))
 
 
 def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -78,5 +81,7 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str
             if found != kind:
                 raise ValueError(f"{path} does not hold a {kind}; it says {found!r}")
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except FileNotFoundError:
+        raise
+    except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error

@@ -208,24 +208,47 @@ def as_schedule(lr: Schedule | float) -> Schedule:
     return lr if callable(lr) else Constant(float(lr))
 
 
-NAMES = ("constant", "cosine")
+NAMES = ("constant", "cosine", "step", "exponential")
 
 
-def named(name: str, lr: float, steps: int) -> Schedule:
-    """The schedule of that name, for a run of `steps`: "constant", or "cosine" from lr to 0.
+def named(name: str, lr: float, steps: int, warm_up: int = 0) -> Schedule:
+    """The schedule of that name, for a run of `steps` of which the first `warm_up` rise to lr.
 
-    Raises ValueError for another name.
+    Parameters
+    ----------
+    name
+        "constant"; "cosine", from lr to 0; "step", a tenth after each third; "exponential", to a hundredth.
+    lr
+        The learning rate that the others start from.
+    steps
+        Of the whole run.
+    warm_up
+        Of these, how many rise to lr first; 0 for none.
+
+    Raises
+    ------
+    ValueError
+        For another name, or a warm-up that leaves no step.
 
     Examples
     --------
     >>> named("cosine", 0.1, 50)
     Cosine(lr=0.1, steps=50, end=0.0)
+    >>> named("step", 0.1, 30, warm_up=3)
+    WarmUp(steps=3, then=StepDecay(lr=0.1, every=9, factor=0.1))
     """
-    if name == "constant":
-        return Constant(lr)
-    if name == "cosine":
-        return Cosine(lr, steps)
-    raise ValueError(f"schedule must be one of {', '.join(NAMES)}; got {name!r}")
+    if not 0 <= warm_up < max(steps, 1):
+        raise ValueError(f"warm_up must be 0 or more and below the {steps} steps; got {warm_up}")
+    rest = max(1, steps - warm_up)
+    plans = {
+        "constant": Constant(lr),
+        "cosine": Cosine(lr, rest),
+        "step": StepDecay(lr, every=-(-rest // 3)),
+        "exponential": ExponentialDecay(lr, every=rest, factor=0.01),
+    }
+    if name not in plans:
+        raise ValueError(f"schedule must be one of {', '.join(NAMES)}; got {name!r}")
+    return WarmUp(warm_up, plans[name]) if warm_up else plans[name]
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -1,17 +1,14 @@
 """Surfaces from the user's own functions: in Python, or in a file."""
 
 import difflib
-import importlib
-import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from rmsprop.surfaces.surface import Point, Surface, pair_of, ranges_of
 from rmsprop.surfaces.table import get
+from rmsprop.user_code import load_module
 
 _STEP = sys.float_info.epsilon ** (1 / 3)  # balances truncation and rounding of central differences
 
@@ -181,7 +178,7 @@ def load(spec: str) -> Surface:
     where, colon, wanted = spec.rpartition(":")
     if not colon:
         return get(spec)
-    module = _module(where)
+    module = load_module(where)
     found = getattr(module, wanted, None)
     if isinstance(found, Surface):
         return found
@@ -190,26 +187,3 @@ def load(spec: str) -> Surface:
         near = ", ".join(difflib.get_close_matches(wanted, names) or names) or "none"
         raise ValueError(f"{where} must define a function {wanted!r} of (x, y); it has {near}")
     return from_function(found, getattr(module, f"{wanted}_gradient", None), name=wanted)
-
-
-def _module(where: str) -> ModuleType:
-    path = Path(where).expanduser()
-    if path.suffix == ".py" and not path.is_file():
-        raise ValueError(
-            f"No file {where!r} from {Path.cwd()}: give its path, as dir/file.py:function"
-        )
-    try:
-        if path.suffix != ".py":
-            return importlib.import_module(where)
-        spec = importlib.util.spec_from_file_location(f"rmsprop_user_{path.stem}", path)
-        assert spec is not None  # as for every .py
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where a dataclass of the file looks for its module
-        spec.loader.exec_module(module)
-        return module
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(
-            f"{where!r} must import without error, but raises {type(error).__name__}: {error}. "
-            "Mend it, or for a file write path/to/file.py:function"
-        ) from error

@@ -1,0 +1,3 @@
+from rmsprop.cli import main
+
+main()

@@ -1,0 +1,182 @@
+"""rmsprop compare"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rmsprop.cli import shared
+from rmsprop.cli.shared import app
+
+if TYPE_CHECKING:
+    from rmsprop.surfaces import Surface
+
+_TARGETS = (
+    "digits, mnist, moons, xor, linear, reviews, or one with a network (digits-cnn), a file "
+    "(.npz, .csv, .tsv, a folder), or a surface"
+)
+
+
+@app.command()
+def compare(
+    what: Annotated[str, typer.Argument(metavar="TASK|SURFACE", help=_TARGETS)],
+    optimizers: Annotated[
+        str,
+        typer.Option(
+            help="Names, comma-separated; name:field=value sets fields, lr= fixes the rate."
+        ),
+    ] = "rmsprop,sgd,momentum,adagrad,adam",
+    dialects: Annotated[
+        str, typer.Option(help="RMSprop in these dialects too: torch,keras,...")
+    ] = "",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Final runs of each. [10; 5 if large]")
+    ] = None,
+    search_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Runs at each learning rate. [3; 1 if large]")
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=2, help="Learning rates to choose from. [10; surfaces 61]")
+    ] = None,
+    lr_range: Annotated[
+        str | None, typer.Option(metavar="LOW:HIGH", help="[1e-4:3.16; surfaces 1e-5:10]")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="constant or cosine. [cosine; surfaces constant]")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Validation score, or height, whose first reach is timed.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Tasks: passes over the data.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Tasks: rows of a mini-batch.")
+    ] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Tasks: widths of hidden layers; 0 for none."),
+    ] = None,
+    activation: Annotated[str | None, typer.Option(help="Tasks: relu, tanh or sigmoid.")] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="Tasks: mlp, cnn, rnn, gru or lstm. [rnn for texts, else mlp]"),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where mnist or reviews lie; else the variable RMSPROP_DATA."),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Tasks: fetch mnist if it is not there.")
+    ] = False,
+    start: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="Surfaces: where to start.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Surfaces: updates. [1000]")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Surfaces: standard deviation added to gradients. [0]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report. [runs/compare-WHAT]")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the study as JSON.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Tasks: processes. [the number of cores]")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Tasks: go on with what is in --out.")
+    ] = False,
+) -> None:
+    """Compare optimizers, each with a learning rate found for it, and write a report.
+
+    Examples: rmsprop compare digits; rmsprop compare rosenbrock --start -1.5,2.5
+    """
+    from rmsprop import console, report
+    from rmsprop.entries import entries
+
+    competitors = entries(shared.words(optimizers), shared.words(dialects))
+    folder = out or Path("runs") / f"compare-{shared.stem(what)}"
+    common = {
+        "seeds": seeds,
+        "budget": budget,
+        "lr_range": shared.pair(lr_range, ":", "--lr-range") if lr_range else None,
+        "schedule": schedule,
+        "target": target,
+    }
+    task = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "hidden": shared.widths(hidden),
+        "activation": activation,
+        "network": network,
+        "data_dir": str(data_dir) if data_dir else None,
+    }
+    running = {
+        "search_seeds": search_seeds,
+        "jobs": jobs,
+        "resume": resume or None,
+        "download": download or None,
+    }
+    walk = {"start": shared.pair(start, ",", "--start") if start else None, "steps": steps}
+    surface: Surface | None = None
+    if shared.is_surface(what):
+        shared.refuse(task | running, "a surface", what)
+        surface = shared.load_surface(what, noise)
+        study = _compare_surface(surface, competitors, shared.given(common | walk))
+    else:
+        shared.refuse(walk | {"noise": noise}, "a task", what)
+        study = _compare_task(
+            what, competitors, folder, shared.given(task), shared.given(common), running
+        )
+    page = report.write(study, folder, command=shared.command(), surface=surface)
+    if json_:
+        typer.echo(json.dumps({"command": shared.command()} | study))
+    else:
+        console.show(study)
+        typer.echo(f"Report: {page}")
+
+
+def _compare_surface(
+    surface: "Surface", competitors: list[Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    from rmsprop.compare_surfaces import compare_surface
+
+    return compare_surface(surface, competitors, **options)
+
+
+def _compare_task(
+    what: str,
+    competitors: list[Any],
+    folder: Path,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    running: dict[str, Any],
+) -> dict[str, Any]:
+    import os
+
+    from rmsprop import console, data
+    from rmsprop.compare import compare_task
+    from rmsprop.ledger import Interrupted, Ledger
+    from rmsprop.tasks import Task, split_name
+
+    if running["download"]:
+        data.load(split_name(what)[0], data_dir=settings.get("data_dir"), download=True)
+    task = Task.of(what, **settings)
+    task.dataset  # noqa: B018  (bad data are told before anything is written)
+    resume = bool(running["resume"])
+    ledger = Ledger(folder / "runs.jsonl", resume=resume)
+    with console.progress() as progress:
+        try:
+            return compare_task(
+                task,
+                competitors,
+                search_seeds=running["search_seeds"],
+                processes=running["jobs"] or os.cpu_count() or 1,
+                ledger=ledger,
+                progress=progress,
+                **options,
+            )
+        except Interrupted as stopped:
+            again = shared.command() if resume else f"{shared.command()} --resume"
+            message = f"\n{stopped}. They are kept in {folder}; to go on:\n  {again}"
+    typer.echo(message, err=True)
+    raise typer.Exit(130)

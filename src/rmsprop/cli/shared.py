@@ -1,0 +1,94 @@
+"""What the commands have in common: the app, and how what is typed is read."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rmsprop.rule import near
+
+if TYPE_CHECKING:
+    from rmsprop.surfaces import Surface
+
+app = typer.Typer(
+    name="rmsprop",
+    help="RMSprop as one exact, fast, portable component: see it, tune it, trust it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def pair(text: str, separator: str, option: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(separator))
+    except ValueError:
+        raise ValueError(f"{option} takes two numbers, a{separator}b; got {text!r}") from None
+    return low, high
+
+
+def widths(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(width for width in (int(word) for word in words(text)) if width != 0)
+    except ValueError:
+        raise ValueError(f"--hidden takes whole numbers, 128,64; got {text!r}") from None
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; the library knows the defaults of the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def refuse(options: dict[str, Any], kind: str, what: str) -> None:
+    """Refuse options that would do nothing."""
+    names = ", ".join("--" + name.replace("_", "-") for name in given(options))
+    if names:
+        raise ValueError(f"{what} is {kind}, which does not take {names}")
+
+
+def is_surface(what: str) -> bool:
+    """Whether this names a surface rather than data; ValueError for what can be neither."""
+    from rmsprop.data import NAMES
+    from rmsprop.surfaces import SURFACES
+    from rmsprop.tasks import split_name
+
+    file, colon, name = what.rpartition(":")
+    if what in SURFACES or (colon and file and name.isidentifier()):
+        return True
+    if split_name(what)[0] not in NAMES and not (
+        Path(what).exists() or Path(what).suffix or "/" in what
+    ):
+        raise ValueError(
+            f"no task or surface is named {what!r}{near(what, [*NAMES, *SURFACES])}; or give a file "
+            "(.npz, .csv, .tsv, a folder of IDX files or texts), or path/to/file.py:function"
+        )
+    return False
+
+
+def load_surface(name: str, noise: float | None) -> "Surface":
+    from rmsprop.surfaces import load
+
+    return load(name).with_noise(noise or 0.0)
+
+
+def stem(what: str) -> str:
+    file, _, name = what.rpartition(":")
+    return f"{Path(file).stem}-{name}" if file else Path(what).stem
+
+
+def command() -> str:
+    return shlex.join(["rmsprop", *sys.argv[1:]])
+
+
+def text(path: Path | None) -> str | None:
+    """A path as settings keep it."""
+    return None if path is None else str(path)
