@@ -11,6 +11,7 @@ from typing import Any
 from threadpoolctl import threadpool_info
 
 PACKAGES = ("rmsprop", "numpy", "numba", "scikit-learn", "matplotlib")
+WITH_TORCH = (*PACKAGES, "torch")
 
 
 def describe(packages: tuple[str, ...] = PACKAGES) -> dict[str, Any]:

@@ -20,6 +20,7 @@ p.note { margin: .2rem 0 .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid #e3e6eb; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+q { white-space: normal; }
 th { font-weight: 600; color: #5a6372; vertical-align: bottom; }
 tr.ours { background: #fdf3ec; }
 small { color: #5a6372; }

@@ -46,7 +46,7 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure
     """Rows are true classes, columns predicted ones; colour is the share of the row, mistakes in red."""
     counts = np.array(matrix)
     k = len(counts)
-    side = min(9.0, 2.2 + 0.42 * k)
+    side = min(9.0, 1.8 + 0.3 * k)
     figure = Figure(figsize=(side, side), layout="constrained")
     ax = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

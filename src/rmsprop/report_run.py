@@ -30,16 +30,20 @@ def sentence(record: Record) -> str:
     if record["stopped"] == "early":
         text += f" It stopped early, and kept the parameters of step {steps[record['best']]:,}."
     if "baseline" in found:
-        text += " " + _beside(found["score"], found["baseline"])
+        text += " " + _beside(found["interval"], found["baseline"])
     return text
 
 
-def _beside(ours: float, baseline: float) -> str:
-    if ours == baseline:
-        how = "scores the same"
-    else:
-        how = f"does {'better' if baseline > ours else 'worse'}: {100 * baseline:.2f}%"
-    return f"A logistic regression on bags of words {how}."
+def _beside(interval: list[float], baseline: float) -> str:
+    low, high = interval
+    how = (
+        "no clear difference"
+        if low <= baseline <= high
+        else "better"
+        if baseline > high
+        else "worse"
+    )
+    return f"A logistic regression on bags of words has {100 * baseline:.2f}%: {how}."
 
 
 def write(record: Record, folder: str | Path, dataset: Dataset) -> Path:
@@ -118,7 +122,7 @@ def _evaluation(found: Record, dataset: Dataset) -> list[str]:
     elif dataset.texts is not None:
         rows = [
             [
-                escape(dataset.texts[i]),
+                f"<q>{escape(dataset.texts[i])}</q>",
                 escape(classes[said]),
                 escape(classes[true]),
                 f"{100 * p:.0f}%",

@@ -20,7 +20,7 @@ _LR = {"mlp": 0.003, "cnn": 0.001, "rnn": 0.003, "gru": 0.002, "lstm": 0.002}
 _CLIP_NORM = 1.0
 """The default for recurrent networks, whose gradients can explode."""
 _RECURRENT = "rmsprop:decay=0.99"
-_STYLE = "rmsprop-torch:decay=0.95:momentum=0.9:lr=0.005"
+_STYLE = "rmsprop-torch:lr=0.01"
 """The default for pixels: `style.RULE`."""
 
 

@@ -1,6 +1,7 @@
 """rmsprop train, rmsprop evaluate, rmsprop predict."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -179,10 +180,10 @@ def _train(
 
 
 def _about(settings: "Settings", task: Any, entry: "Entry") -> dict[str, Any]:
-    from rmsprop.environment import describe
+    from rmsprop.environment import PACKAGES, WITH_TORCH, describe
     from rmsprop.settings import to_toml
 
-    return describe() | {
+    return describe(WITH_TORCH if "torch" in sys.modules else PACKAGES) | {
         "label": entry.label,
         "metric": task.metric,
         "equations": entry.rule.equations(),
@@ -244,8 +245,6 @@ def predict(
 
     Examples: rmsprop predict my/folder "A dull film."; rmsprop predict my/folder 1,0.5 2,0
     """
-    import sys
-
     from rmsprop import console, saved
 
     lines = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs

@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, pad, relu
 WIDTH, FILTERS, LEVELS = 7, 64, 3
 THRESHOLD = 1.0
 EVENNESS = 0.003
-"""What whitening adds to each variance, as a part of the largest: less of it brings out noise."""
+"""What whitening adds to each variance, as a part of the largest: with 0.1, colours become garish."""
 PATCHES = 10_000
 SMALLEST = 8
 """Pixels of the shorter side of the coarsest level: a filter's width, and one more."""
@@ -33,8 +33,7 @@ class RandomFilters(nn.Module):
     and scaled so that their response to the style has the standard deviation 1, with a threshold on it: the
     encoding that Coates and Ng found nearly as good with random patches as with a trained dictionary.
 
-    Both were chosen by looking: filters of random numbers, or no threshold, gave noise with the style's
-    spectrum and no strokes; a fourth level moved whole objects of the style.
+    Chosen by looking: without the threshold strokes become speckles.
 
     Content is the brightness at half the size.
 
