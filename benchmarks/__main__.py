@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE)]  # for python -m benchmarks
 
 NAMES = (
-    "step", "many", "dtypes", "norms", "growth", "start", "mnist_epoch", "rnn_epoch", "simulate",
+    "step", "many", "dtypes", "norms", "growth", "start", "mnist_epoch", "rnn_epoch", "trained", "simulate",
     "torch_train", "torch_memory", "lowbit", "torch_gpu",
 )  # fmt: skip
 

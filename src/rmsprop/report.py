@@ -166,8 +166,7 @@ def _predictions(study: Study) -> list[str]:
     examples = ours[0]["runs"][0]["examples"] if ours[0]["runs"] else None
     if not examples:
         return []
-    fields = ("data", "hidden", "activation", "batch_size", "epochs", "data_dir", "split_seed")
-    dataset = Task(**{name: study["task"][name] for name in fields}).dataset
+    dataset = Task.from_dict(study["task"]).dataset
     figure = plots.predictions(dataset.images, dataset.test.y, dataset.classes, examples)
     note = (
         f"{escape(ours[0]['label'])}, seed 0: the first ten images of the test split, then the first ten "
@@ -216,9 +215,7 @@ def _protocol(study: Study) -> str:
         origin = task["provenance"]
         steps = [
             f"Data: {task['name']}, {origin.get('source', '')}",
-            "Network: "
-            + "-".join(str(w) for w in task["widths"])
-            + (f", {task['activation']}" if task["hidden"] else ""),
+            f"Network: {_network(task)}",
             f"Each optimizer chose among {grid}, by the mean validation {task['metric']} of "
             f"{settings['search_seeds']} seed(s) after {task['epochs']} epochs of mini-batches of "
             f"{task['batch_size']}; the final {settings['seeds']} runs use other seeds.",
@@ -226,6 +223,14 @@ def _protocol(study: Study) -> str:
         ]
     steps.append(f"Learning-rate schedule: {settings['schedule']}.")
     return page.bullets("How it was measured", steps)
+
+
+def _network(task: dict[str, Any]) -> str:
+    if "widths" in task:
+        widths = "-".join(str(w) for w in task["widths"])
+        return f"{widths}, {task['activation']}" if task["hidden"] else widths
+    hidden = "-".join(str(w) for w in task["hidden"])
+    return f"{task['network']} in {task['framework']}, hidden {hidden}, dropout {task['dropout']:g}"
 
 
 def score(x: float | None, percent: bool) -> str:

@@ -195,22 +195,25 @@ class Task:
         if self.network == "mlp":
             sizes = (dataset.features, *self.hidden, dataset.outputs)
             return MLP(sizes, activation=self.activation, loss=loss, seed=seed, dtype=np.float32)
+        shape = dataset.image_shape
+        if self.network == "cnn":
+            from rmsprop import networks
+
+            return networks.drawn(
+                seed, networks.CNN, shape, dataset.outputs, hidden=self.hidden, dropout=self.dropout
+            )
+        sizes = (self.embedding if shape is None else shape[1], self.hidden[0], dataset.outputs)
+        options: dict[str, Any] = {
+            "cell": self.network,
+            "words": None if dataset.vocabulary is None else len(dataset.vocabulary),
+            "pool": self.pool,
+            "dropout": self.dropout,
+        }
         if self.framework == "torch":
             from rmsprop import networks
 
-            return networks.build(self, dataset, seed)
-        shape = dataset.image_shape
-        return Recurrent(
-            self.embedding if shape is None else shape[1],
-            self.hidden[0],
-            dataset.outputs,
-            cell=self.network,
-            words=None if dataset.vocabulary is None else len(dataset.vocabulary),
-            pool=self.pool,
-            dropout=self.dropout,
-            loss=loss,
-            seed=seed,
-        )
+            return networks.drawn(seed, networks.Recurrent, *sizes, **options)
+        return Recurrent(*sizes, **options, loss=loss, seed=seed)
 
     def learner(self, rule: Rule, plan: Schedule, seed: int) -> Learner:
         """A new network, and the optimizer that trains it."""
