@@ -1,165 +1,44 @@
 """A trained model from its folder: loaded, evaluated, asked."""
 
-import io
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import needs
-from rmsprop import cli, saved, tasks
+from rmsprop import saved
 from rmsprop.data import Dataset, load
 from rmsprop.data.dataset import Split
 from rmsprop.data.inputs import described, description, read_inputs, read_picture
 from rmsprop.evaluate import WORST, evaluate, wilson
 from rmsprop.saved import Saved, probabilities
+from trained import WORDS, Made, forget, made, rmsprop, train
 
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def rmsprop(*words: str, stdin: str = "") -> Result:
-    """The command in this process, without a terminal."""
-    streams = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["rmsprop", *words])
-        patch.setattr(sys, "stdin", io.StringIO(stdin))
-        patch.setattr(sys, "stdout", streams[0])
-        patch.setattr(sys, "stderr", streams[1])
-        patch.setenv("COLUMNS", "80")
-        try:
-            cli.main()
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code
-    out, err = (stream.getvalue() for stream in streams)
-    return Result(code if isinstance(code, int) else int(code is not None), out, err)
-
-
-def train(folder: Path, *words: str) -> Path:
-    result = rmsprop("train", *words, "--out", str(folder))
-    assert result.code == 0, result.err
-    return folder
-
-
-def forget() -> None:
-    """Load data anew, as another process would."""
-    tasks._load.cache_clear()
-
-
-def write_reviews(path: Path, rows: int = 60) -> Path:
-    """Texts whose class one word says; one of them is a web page."""
-    words = {"good": "lovely", "bad": "dull", "so-so": "passable"}
-    lines = ["label\ttext"]
-    for i in range(rows):
-        label = list(words)[i % 3]
-        page = "<script>alert(1)</script>" if i % 4 == 0 else "the film"
-        lines.append(f"{label}\tthis is {page} number {i % 7}, {words[label]} indeed")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def write_pictures(path: Path, rows: int = 60, side: int = 8) -> Path:
-    """Dark pictures with one bright row, which says the class."""
-    y = np.arange(rows) % 3
-    x = np.random.default_rng(1).uniform(0, 60, (rows, side, side))
-    x[np.arange(rows), 2 + y] += 180
-    np.savez(path, x=x.astype(np.uint8), y=np.array(["top", "middle", "low"])[y])
-    return path
-
-
-def write_rent(path: Path, rows: int = 100) -> Path:
-    x = np.random.default_rng(0).normal(size=(rows, 2))
-    lines = [f"{a!r},{b!r},{3 * a - 2 * b + 1.5!r}" for a, b in x.tolist()]
-    path.write_text("a,b,target\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-class Made(NamedTuple):
-    """A trained folder, and the file of its data, if it has one."""
-
-    folder: Path
-    data: Path | None = None
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("trained")
-
-
-@pytest.fixture(scope="session")
-def moons(home) -> Made:
-    return Made(train(home / "moons", "moons", "--epochs", "3", "--lr", "0.01"))
-
-
-@pytest.fixture(scope="session")
-def digits(home) -> Made:
-    return Made(train(home / "digits", "digits", "--epochs", "4"))
-
-
-@pytest.fixture(scope="session")
-def digits_cnn(home) -> Made:
-    needs.package("torch")
-    words = ("--epochs", "3", "--hidden", "16", "--lr", "0.003")
-    return Made(train(home / "digits-cnn", "digits-cnn", *words))
-
-
-@pytest.fixture(scope="session")
-def rent(home) -> Made:
-    data = write_rent(home / "rent.csv")
-    return Made(train(home / "rent", str(data), "--epochs", "5"), data)
-
-
-@pytest.fixture(scope="session")
-def reviews(home) -> Made:
-    data = write_reviews(home / "films.tsv")
-    words = ("--epochs", "12", "--lr", "0.02", "--hidden", "16", "--batch-size", "8")
-    return Made(train(home / "films", str(data), *words), data)
-
-
-@pytest.fixture(scope="session")
-def pictures(home) -> Made:
-    data = write_pictures(home / "bars.npz")
-    return Made(train(home / "bars", str(data), "--epochs", "10"), data)
-
-
-MADE = ("moons", "digits", "digits_cnn", "rent", "reviews", "pictures")
+every = pytest.mark.parametrize("name", WORDS)
 
 
 @pytest.fixture
-def each(request) -> Made:
-    return request.getfixturevalue(request.param)
-
-
-every = pytest.mark.parametrize("each", MADE, indirect=True)
-
-
-@pytest.fixture
-def copy(tmp_path) -> Iterator[Callable[[Made], Path]]:
+def copy(tmp_path) -> Callable[[Made], Path]:
     """A copy of a trained folder, to spoil."""
 
-    def copied(made: Made) -> Path:
-        return shutil.copytree(made.folder, tmp_path / "copy")
+    def copied(whole: Made) -> Path:
+        return shutil.copytree(whole.folder, tmp_path / "copy")
 
-    yield copied
+    return copied
 
 
 # Loading
 
 
 @every
-def test_what_is_loaded_is_what_was_trained(each):
-    found = saved.load(each.folder)
-    record = json.loads((each.folder / "run.json").read_text(encoding="utf-8"))
+def test_what_is_loaded_is_what_was_trained(name):
+    found = saved.load(made(name).folder)
+    record = json.loads((made(name).folder / "run.json").read_text(encoding="utf-8"))
     measured = evaluate(found)
     assert measured["loss"] == pytest.approx(record["test_loss"], rel=1e-5)
     assert measured["score"] == pytest.approx(record["test_score"], abs=1e-6)
@@ -167,30 +46,33 @@ def test_what_is_loaded_is_what_was_trained(each):
 
 
 @every
-def test_without_the_data_the_same_model_is_loaded(each):
-    whole, bare = saved.load(each.folder), saved.load(each.folder, data=False)
+def test_without_the_data_the_same_model_is_loaded(name):
+    whole, bare = saved.load(made(name).folder), saved.load(made(name).folder, data=False)
     assert len(bare.dataset.test) == 0
-    for found, expected in zip(*(description(m.dataset).items() for m in (bare, whole)), strict=True):
+    for found, expected in zip(
+        *(description(m.dataset).items() for m in (bare, whole)), strict=True
+    ):
         assert found == expected
     x = whole.dataset.test.x
     np.testing.assert_array_equal(bare.scores(x), whole.scores(x))
 
 
-def test_predictions_need_no_data(reviews, rent, pictures, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["films", "rent", "bars"])
+def test_predictions_need_no_data(name, monkeypatch, tmp_path):
     """Not even the file that the model was trained on."""
     monkeypatch.chdir(tmp_path)
-    for made in (reviews, rent, pictures):
-        assert made.data is not None
-        away = made.data.with_name("away")
-        made.data.rename(away)
-        forget()
-        try:
-            model = saved.load(made.folder, data=False)
-            with pytest.raises(FileNotFoundError, match=made.data.name):
-                saved.load(made.folder)
-        finally:
-            away.rename(made.data)
-        assert model.dataset.name == made.data.stem
+    folder, data = made(name)
+    assert data is not None
+    away = data.with_name("away")
+    data.rename(away)
+    forget()
+    try:
+        model = saved.load(folder, data=False)
+        with pytest.raises(FileNotFoundError, match=data.name):
+            saved.load(folder)
+    finally:
+        away.rename(data)
+    assert model.dataset.name == data.stem
 
 
 def test_predictions_need_no_folder_of_texts_either(tmp_path):
@@ -209,7 +91,8 @@ def test_predictions_need_no_folder_of_texts_either(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run.toml", "model.safetensors"])
-def test_a_folder_that_is_not_finished_says_which_file_is_missing(moons, copy, name):
+def test_a_folder_that_is_not_finished_says_which_file_is_missing(copy, name):
+    moons = made("moons")
     folder = copy(moons)
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=rf"holds no {name}.*has made and finished"):
@@ -228,7 +111,8 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other kind"])
-def test_a_damaged_model_is_told(moons, copy, damage):
+def test_a_damaged_model_is_told(copy, damage):
+    moons = made("moons")
     path = copy(moons) / "model.safetensors"
     content = path.read_bytes()
     if damage == "other kind":
@@ -236,16 +120,18 @@ def test_a_damaged_model_is_told(moons, copy, damage):
         path.write_bytes(checkpoint.read_bytes())
     else:
         path.write_bytes({"cut": content[:-9], "empty": b"", "text": b"a" * 500}[damage])
-    with pytest.raises(ValueError, match="model.safetensors (is damaged|does not hold a rmsprop model)"):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors (is damaged|does not hold a rmsprop model)"
+    ):
         saved.load(path.parent)
     result = rmsprop("predict", str(path.parent), "1,2")
     assert result.code == 2
     assert len(result.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("made", ["moons", "digits_cnn"])
-def test_settings_of_another_network_are_told(request, copy, made):
-    folder = copy(request.getfixturevalue(made))
+@pytest.mark.parametrize("name", ["moons", "digits-cnn"])
+def test_settings_of_another_network_are_told(copy, name):
+    folder = copy(made(name))
     settings = folder / "run.toml"
     text = settings.read_text(encoding="utf-8")
     changed = text.replace("hidden = [16]", "hidden = [17]")
@@ -256,14 +142,16 @@ def test_settings_of_another_network_are_told(request, copy, made):
 
 
 @pytest.mark.parametrize("text", ["", "lr = 0.1\n"])
-def test_settings_without_a_task_are_told(moons, copy, text):
+def test_settings_without_a_task_are_told(copy, text):
+    moons = made("moons")
     folder = copy(moons)
     (folder / "run.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"run.toml.*task"):
         saved.load(folder)
 
 
-def test_data_that_have_changed_since_are_refused_for_evaluation_alone(rent, copy, tmp_path):
+def test_data_that_have_changed_since_are_refused_for_evaluation_alone(copy, tmp_path):
+    rent = made("rent")
     assert rent.data is not None
     folder, data = copy(rent), tmp_path / "rent.csv"
     settings = folder / "run.toml"
@@ -278,7 +166,8 @@ def test_data_that_have_changed_since_are_refused_for_evaluation_alone(rent, cop
     assert len(saved.load(folder, data=False).predict(["1,2"])) == 1
 
 
-def test_another_split_is_other_data(moons, copy):
+def test_another_split_is_other_data(copy):
+    moons = made("moons")
     folder = copy(moons)
     settings = folder / "run.toml"
     text = settings.read_text(encoding="utf-8")
@@ -327,7 +216,7 @@ def test_a_style_transfer_is_no_model(tmp_path):
 class Given:
     """A model whose scores are given: those of row i are z[i]."""
 
-    params: dict[str, np.ndarray] = {}
+    params: ClassVar[dict[str, np.ndarray]] = {}
 
     def __init__(self, z: np.ndarray):
         self.z = z
@@ -448,8 +337,8 @@ def test_without_a_mistake_there_is_no_worst():
 
 
 @every
-def test_each_part_is_measured_on_its_own_rows(each):
-    found = saved.load(each.folder)
+def test_each_part_is_measured_on_its_own_rows(name):
+    found = saved.load(made(name).folder)
     rows = found.dataset.provenance["rows"]
     for part in ("train", "validation", "test"):
         figures = evaluate(found, part)
@@ -461,9 +350,9 @@ def test_each_part_is_measured_on_its_own_rows(each):
 
 
 @every
-def test_the_command_prints_the_figures(each):
-    expected = evaluate(saved.load(each.folder), "validation")
-    words = ("evaluate", str(each.folder), "--part", "validation")
+def test_the_command_prints_the_figures(name):
+    expected = evaluate(saved.load(made(name).folder), "validation")
+    words = ("evaluate", str(made(name).folder), "--part", "validation")
     assert json.loads(rmsprop(*words, "--json").out) == json.loads(json.dumps(expected))
     result = rmsprop(*words)
     assert result.code == 0
@@ -510,7 +399,8 @@ def test_probabilities_are_softmax_and_logistic_also_of_large_scores():
 # Predictions: texts
 
 
-def test_texts_are_read_as_those_of_training(reviews):
+def test_texts_are_read_as_those_of_training():
+    reviews = made("films")
     model = saved.load(reviews.folder)
     assert model.dataset.texts is not None
     texts = list(model.dataset.texts)
@@ -529,20 +419,23 @@ def test_texts_are_read_as_those_of_training(reviews):
 @pytest.mark.parametrize(
     "text", ["", "   ", "zzz qqq", "漢字", "lovely " * 500, "a\tb\nc", "-", "--"], ids=repr
 )
-def test_any_text_gets_an_answer(reviews, text):
+def test_any_text_gets_an_answer(text):
+    reviews = made("films")
     (answer,) = saved.load(reviews.folder, data=False).predict([text])
     assert answer["input"] == text
     assert answer["label"] in ("good", "bad", "so-so")
     assert 1 / 3 <= answer["probability"] <= 1
 
 
-def test_unknown_words_alone_are_all_the_same(reviews):
+def test_unknown_words_alone_are_all_the_same():
+    reviews = made("films")
     model = saved.load(reviews.folder, data=False)
     one, other, empty = (model.predict([t])[0]["classes"] for t in ("zzz", "qqq", ""))
     assert one == other == empty
 
 
-def test_an_answer_does_not_depend_on_the_others(reviews):
+def test_an_answer_does_not_depend_on_the_others():
+    reviews = made("films")
     model = saved.load(reviews.folder, data=False)
     texts = ["lovely", "this is the film number 3, dull indeed", ""]
     together = model.predict(texts)
@@ -550,13 +443,17 @@ def test_an_answer_does_not_depend_on_the_others(reviews):
         assert model.predict([text])[0]["classes"] == pytest.approx(answer["classes"], rel=1e-5)
 
 
-def test_the_command_reads_texts_lines_and_prints_json(reviews):
+def test_the_command_reads_texts_lines_and_prints_json():
+    reviews = made("films")
     folder = str(reviews.folder)
     one = rmsprop("predict", folder, "a lovely film, lovely indeed")
     assert one.out.startswith("good (")
     assert len(one.out.splitlines()) == 1
     two = rmsprop("predict", folder, "lovely indeed", "dull indeed")
-    assert [line.split("  ")[1] for line in two.out.splitlines()] == ["lovely indeed", "dull indeed"]
+    assert [line.split("  ")[1] for line in two.out.splitlines()] == [
+        "lovely indeed",
+        "dull indeed",
+    ]
     lines = rmsprop("predict", folder, "-", stdin="lovely indeed\ndull indeed\n")
     assert lines == two
     found = json.loads(rmsprop("predict", folder, "-", "--json", stdin="lovely indeed\n\n").out)
@@ -574,10 +471,10 @@ def picture_of(images: np.ndarray, k: int, top: float) -> np.ndarray:
     return np.rint(images[k] / top * 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_cnn", "pictures"])
+@pytest.mark.parametrize("name", ["digits", "digits-cnn", "bars"])
 @pytest.mark.parametrize("way", ["light on dark", "dark on light", "RGB", "RGBA", "larger"])
-def test_a_picture_of_a_test_row_gets_the_answer_of_the_row(request, tmp_path, name, way):
-    model = saved.load(request.getfixturevalue(name).folder)
+def test_a_picture_of_a_test_row_gets_the_answer_of_the_row(tmp_path, name, way):
+    model = saved.load(made(name).folder)
     data = model.dataset
     assert data.images is not None
     top = data.provenance["scaling"]["maximum"]
@@ -653,10 +550,13 @@ def test_sixteen_bits_of_gray_are_gray(tmp_path):
      (None, FileNotFoundError)],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_picture_is_told(digits, tmp_path, content, error):
+def test_what_is_no_picture_is_told(tmp_path, content, error):
+    digits = made("digits")
     path = tmp_path / "a.png"
     if content == "cut":
-        Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99)).astype(np.uint8)).save(path)
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99)).astype(np.uint8)).save(
+            path
+        )
         path.write_bytes(path.read_bytes()[:2000])
     elif content == "folder":
         path.mkdir()
@@ -685,8 +585,8 @@ def test_a_picture_of_any_size_is_read_or_refused_in_a_line(tmp_path, size):
 
 
 @pytest.mark.parametrize("name", ["moons", "rent"])
-def test_numbers_are_scaled_as_the_training_rows_were(request, name):
-    model = saved.load(request.getfixturevalue(name).folder)
+def test_numbers_are_scaled_as_the_training_rows_were(name):
+    model = saved.load(made(name).folder)
     scaling = model.dataset.provenance["scaling"]
     x = model.dataset.test.x[:5].astype(np.float64)
     if "mean" in scaling:
@@ -716,8 +616,9 @@ def test_numbers_are_scaled_as_the_training_rows_were(request, name):
         ("1,", ["2 numbers"]),
     ],
 )
-def test_what_is_no_row_of_numbers_is_told(moons, text, words):
-    with pytest.raises(ValueError) as caught:
+def test_what_is_no_row_of_numbers_is_told(text, words):
+    moons = made("moons")
+    with pytest.raises(ValueError, match=r"number|finite") as caught:
         saved.load(moons.folder, data=False).predict([text])
     assert all(word in str(caught.value) for word in words), str(caught.value)
     result = rmsprop("predict", str(moons.folder), text)
@@ -726,7 +627,8 @@ def test_what_is_no_row_of_numbers_is_told(moons, text, words):
 
 
 @pytest.mark.parametrize("text", ["-0.5,1", "0.5,-1", " 0.5 , 1e-1 ", "+1,2"])
-def test_the_command_takes_rows_that_begin_with_a_minus(moons, text):
+def test_the_command_takes_rows_that_begin_with_a_minus(text):
+    moons = made("moons")
     result = rmsprop("predict", str(moons.folder), text, "--json")
     assert result.code == 0, result.err
     (answer,) = json.loads(result.out)
@@ -734,26 +636,31 @@ def test_the_command_takes_rows_that_begin_with_a_minus(moons, text):
     assert set(answer["classes"]) == {"upper", "lower"}
 
 
-def test_the_command_prints_the_value_of_a_regression(rent):
+def test_the_command_prints_the_value_of_a_regression():
+    rent = made("rent")
     found = json.loads(rmsprop("predict", str(rent.folder), "1,2", "3,-4", "--json").out)
     assert [set(a) for a in found] == [{"input", "value"}] * 2
     lines = rmsprop("predict", str(rent.folder), "1,2", "3,-4").out.splitlines()
     assert lines == [f"{a['value']:.6g}  {a['input']}" for a in found]
 
 
-def test_nothing_to_predict_is_told(moons):
+def test_nothing_to_predict_is_told():
+    moons = made("moons")
     with pytest.raises(ValueError, match="at least one input"):
         saved.load(moons.folder, data=False).predict([])
 
 
-def test_the_classes_are_those_of_the_users_own_data(pictures, reviews):
+def test_the_classes_are_those_of_the_users_own_data():
+    pictures = made("bars")
+    reviews = made("films")
     assert saved.load(pictures.folder, data=False).dataset.classes == ("low", "middle", "top")
     assert set(saved.load(reviews.folder, data=False).dataset.classes) == {"good", "bad", "so-so"}
     figures = evaluate(saved.load(pictures.folder))
     assert figures["classes"] == ["low", "middle", "top"]
 
 
-def test_only_the_likeliest_classes_are_told(digits, tmp_path):
+def test_only_the_likeliest_classes_are_told(tmp_path):
+    digits = made("digits")
     model = saved.load(digits.folder)
     assert model.dataset.images is not None
     Image.fromarray((model.dataset.images[0] * 15).astype(np.uint8)).save(tmp_path / "a.png")

@@ -1,5 +1,6 @@
 """Learners: a step is the one written out by hand, all that they keep comes back, streams are their own."""
 
+import itertools
 import json
 from typing import Any
 
@@ -135,6 +136,7 @@ def test_the_loss_of_a_step_is_that_before_it(framework, kind):
     if learner is None:
         learner = numpy_learner(kind) if framework == "numpy" else torch_learner(kind)
     everything = np.arange(learner.rows)
+    before = 0.0
     for _ in range(3):
         before = learner.measure("train")[0]
         assert learner.step(everything) == pytest.approx(before, rel=1e-6)
@@ -220,7 +222,7 @@ def test_the_rates_of_the_plan_are_those_of_the_steps():
             learner.step(rows)
             seen.append(learner.arrays())
         params = [{k: a for k, a in arrays.items() if k.startswith("params/")} for arrays in seen]
-        moved = [differs(a, b) for a, b in zip(params, params[1:], strict=False)]
+        moved = [differs(a, b) for a, b in itertools.pairwise(params)]
         assert moved == [False, True, False, False]
 
 
@@ -438,7 +440,7 @@ def test_parameters_of_another_network_are_refused_and_nothing_is_moved(framewor
         del kept[name]
     else:
         kept["params/extra"] = np.zeros(2, np.float32)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="another network") as caught:
         learner.load(kept, header)
     assert all(word in str(caught.value) for word in words)
     assert_same(learner.arrays(), before)
@@ -452,7 +454,7 @@ def test_a_state_of_another_shape_is_refused(framework):
     kept, header = learner.arrays(), learner.header()
     name = next(k for k in kept if k.startswith("state/") and kept[k].ndim == 2)
     kept[name] = kept[name][:, :-1]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shape"):
         learner.load(kept, header)
     after = {k: a for k, a in learner.arrays().items() if k.startswith("params/")}
     assert_same(after, before)
@@ -460,7 +462,9 @@ def test_a_state_of_another_shape_is_refused(framework):
 
 @pytest.mark.parametrize("model", [None, 3, "mlp", object(), lambda x: x], ids=str)
 def test_what_is_no_model_is_refused_by_its_type(model):
-    with pytest.raises(TypeError, match=rf"loss_and_grads.*torch.nn.Module; got {type(model).__name__}"):
+    with pytest.raises(
+        TypeError, match=rf"loss_and_grads.*torch.nn.Module; got {type(model).__name__}"
+    ):
         learner_of(model, table("binary"), RULE, plan)
 
 

@@ -1,5 +1,6 @@
 """Networks in PyTorch: shapes, padding, and the same numbers as NumPy's or as a loop by hand."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,7 @@ def test_a_cnn_gives_a_score_for_each_class_whatever_the_shape(shape, hidden):
     assert network(torch.zeros(2, 1, *shape)).shape == (2, 3)
     linear = [m for m in network.dense if isinstance(m, torch.nn.Linear)]
     sizes = [64 * (shape[0] // 4) * (shape[1] // 4), *hidden, 3]
-    assert [(m.in_features, m.out_features) for m in linear] == list(
-        zip(sizes, sizes[1:], strict=False)
-    )
+    assert [(m.in_features, m.out_features) for m in linear] == list(itertools.pairwise(sizes))
 
 
 def test_the_cnn_is_the_one_that_its_docstring_draws():
@@ -258,7 +257,8 @@ def test_the_settings_of_a_task_reach_the_network():
     lstm = Task.of("digits-lstm", hidden=(11,), pool="max", dropout=0.1).model(0)
     assert (lstm.cell.input_size, lstm.cell.hidden_size, lstm.pool) == (8, 11, "max")
     assert (lstm.dropout.p, lstm.output.out_features) == (0.1, 10)
-    data = from_arrays("x", {"x": np.random.default_rng(0).normal(size=(20, 5, 6)), "y": [0, 1] * 10})
+    x, y = np.random.default_rng(0).normal(size=(20, 5, 6)), np.arange(20) % 2
+    data = from_arrays("x", {"x": x, "y": y})
     gru = Task.of("digits", network="gru", framework="torch").model_for(data, 0)
     assert (gru.cell.input_size, gru.output.out_features) == (6, 1)
 

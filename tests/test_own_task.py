@@ -10,7 +10,7 @@ import pytest
 import needs
 from rmsprop import saved, settings
 from rmsprop.evaluate import evaluate
-from test_evaluate import forget, rmsprop, write_pictures, write_reviews
+from trained import forget, rmsprop, write_pictures, write_reviews
 
 HEAD = """
 import numpy as np
@@ -20,7 +20,9 @@ from rmsprop.tasks import OwnTask
 x = np.random.default_rng(0).normal(size=(80, 2))
 data = from_arrays("mine", {"x": x, "y": (x[:, 0] * x[:, 1] > 0).astype(int)})
 """
-TORCH = HEAD + """
+TORCH = (
+    HEAD
+    + """
 import torch
 
 class Net(torch.nn.Module):
@@ -39,7 +41,10 @@ def build(seed):
 def make_task():
     return OwnTask("mine", data, build, batch_size=16, epochs=3)
 """
-NUMPY = HEAD + """
+)
+NUMPY = (
+    HEAD
+    + """
 class Logistic:
     def __init__(self, seed):
         self.params = {"w": np.random.default_rng(seed).normal(size=(2, 1)), "b": np.zeros(1)}
@@ -60,6 +65,7 @@ class Logistic:
 def make_task():
     return OwnTask("mine", data, Logistic, batch_size=16, epochs=3)
 """
+)
 LEARNER = """
 import numpy as np
 
@@ -223,6 +229,8 @@ def test_a_learner_of_the_users_own_is_trained_and_kept(tmp_path):
         (HEAD + "def make_task(): return OwnTask('m', None, lambda seed: None)", "make_task",
          ["dataset", "NoneType"]),
     ],
+    ids=["near", "nothing", "no function", "syntax", "import", "raises", "argument", "None", "dict",
+         "object", "no model", "no data"],
 )  # fmt: skip
 def test_a_mistake_in_the_users_code_is_told_and_leaves_nothing(tmp_path, text, name, words):
     said = refused("train", task(tmp_path, text, name), "--out", str(tmp_path / "run"))
@@ -238,9 +246,8 @@ def test_a_file_that_is_not_there_is_told(tmp_path):
 
 @pytest.mark.parametrize("missing", ["loss", "score", "scores", "params"])
 def test_a_model_without_a_method_is_refused_by_its_name(tmp_path, missing):
-    text = NUMPY.replace(f"def {missing}(", "def other(").replace(
-        "self.params =" if missing == "params" else "\0", "self.weights ="
-    )
+    text = NUMPY.replace(f"def {missing}(", "def other(")
+    text = text.replace("self.params", "self.weights") if missing == "params" else text
     said = refused("train", task(tmp_path, text), "--out", str(tmp_path / "run"))
     assert missing in said
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -354,6 +361,7 @@ def test_arrays_that_cannot_be_trained_on_are_told_and_leave_nothing(tmp_path, n
         ("silent.tsv", "label\ttext\n" + "x\t...\ny\t;\n" * 10, ["word"]),
         ("mine.xlsx", "x", [".csv"]),
     ],
+    ids=lambda value: value if isinstance(value, str) and value[-4:-3] == "." else "",
 )
 def test_files_that_cannot_be_trained_on_are_told_and_leave_nothing(tmp_path, name, text, words):
     (tmp_path / name).write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from rmsprop.run import Moment
 from rmsprop.tasks import Task
 from rmsprop.tensorboard import EVERY, TensorBoard
 from rmsprop.train import Interrupted, Run, train
-from test_evaluate import rmsprop
+from trained import rmsprop
 
 RULE = Rule(lr=0.01, momentum=0.5)
 LOSSES, RATES = "loss/batch", "learning_rate"
@@ -28,9 +28,15 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     needs.package("tensorboard")
     accumulator = needs.package("tensorboard.backend.event_processing.event_accumulator")
     found = accumulator.EventAccumulator(str(folder), {"scalars": 0}).Reload()
-    return {
-        tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]
-    }
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+def age(folder: Path) -> None:
+    """Date event files back by their names: readers order two of the same second as text, 10 before 9."""
+    for path in folder.iterdir():
+        kind, _, rest = path.name.partition("tfevents.")
+        second, _, rest = rest.partition(".")
+        path.rename(path.with_name(f"{kind}tfevents.{int(second) - 10}.{rest}"))
 
 
 def board(folder: Path) -> TensorBoard:
@@ -38,7 +44,9 @@ def board(folder: Path) -> TensorBoard:
     return TensorBoard(folder)
 
 
-def trained(folder: Path, *others: Any, epochs: int = 3, **options: Any) -> tuple[Run, list[Moment]]:
+def trained(
+    events: Path, *others: Any, epochs: int = 3, **options: Any
+) -> tuple[Run, list[Moment]]:
     """A run, with what its callbacks were told of each update."""
     told: list[Moment] = []
 
@@ -47,9 +55,7 @@ def trained(folder: Path, *others: Any, epochs: int = 3, **options: Any) -> tupl
             told.append(moment)
 
     task = Task.of("moons", epochs=epochs)
-    run = train(
-        task, RULE, schedule="cosine", callbacks=(board(folder), note, *others), **options
-    )
+    run = train(task, RULE, schedule="cosine", callbacks=(board(events), note, *others), **options)
     return run, told
 
 
@@ -62,7 +68,9 @@ def assert_told(found: dict[str, list[tuple[int, float]]], run: Run, told: list[
     due = [m for m in told if m.step == 1 or m.step % EVERY == 0]
     for tag, name in ((LOSSES, "loss"), (RATES, "lr")):
         assert [step for step, _ in found[tag]] == [m.step for m in due]
-        assert [y for _, y in found[tag]] == pytest.approx([getattr(m, name) for m in due], rel=1e-6)
+        assert [y for _, y in found[tag]] == pytest.approx(
+            [getattr(m, name) for m in due], rel=1e-6
+        )
 
 
 def test_what_is_read_back_is_the_run(tmp_path):
@@ -92,6 +100,7 @@ def test_a_run_that_is_gone_on_with_shows_each_point_once(tmp_path, stop):
 
     with pytest.raises(RuntimeError, match="power cut"):
         trained(events, crash, folder=folder)
+    age(events)
     run, _ = trained(events, folder=folder, resume=True)
     assert run.train_loss == whole.train_loss
     assert len(list(events.iterdir())) == 2
@@ -119,13 +128,11 @@ def test_a_run_that_ends_early_or_diverges_is_all_there(tmp_path):
     lost = train(task, Rule.from_dialect("sgd", lr=100.0), callbacks=(board(events),))
     assert lost.diverged
     assert not lost.finite
-    seen = points(events)["loss/validation"]
-    known = [(s, y) for s, y in zip(lost.steps, lost.validation_loss, strict=True) if y is not None]
-    assert [s for s, _ in seen] == [s for s, y in known[1:]]
+    assert [step for step, _ in points(events)[LOSSES]] == [1, 10]
 
 
 def test_without_a_score_there_is_none(tmp_path):
-    run, moment = Run("x", {}, "constant", 0), None
+    run = Run("x", {}, "constant", 0)
     run.add(0, 0.0, 2.0, 2.0, None)
     run.add(4, 0.1, 1.0, 1.5, None)
     writer = board(tmp_path)
@@ -148,6 +155,7 @@ def test_a_new_run_in_the_same_folder_does_not_mix_with_the_old(tmp_path):
     needs.package("tensorboard")
     words = ("train", "xor", "--out", str(tmp_path / "run"), "--tensorboard")
     assert rmsprop(*words, "--epochs", "3").code == 0
+    age(tmp_path / "run" / "tensorboard")
     assert rmsprop(*words, "--epochs", "2", "--seed", "1").code == 0
     found = points(tmp_path / "run" / "tensorboard")
     assert [step for step, _ in found["score/validation"]] == [19, 38]
@@ -157,6 +165,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_was(tmp_path):
     needs.package("tensorboard")
     words = ("train", "xor", "--epochs", "2", "--out", str(tmp_path / "run"), "--tensorboard")
     assert rmsprop(*words).code == 0
+    age(tmp_path / "run" / "tensorboard")
     before = points(tmp_path / "run" / "tensorboard")
     assert rmsprop(*words, "--resume").code == 0
     assert points(tmp_path / "run" / "tensorboard") == before

@@ -63,7 +63,7 @@ def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch):
 )
 def test_code_that_does_not_run_is_told_with_its_own_error(tmp_path, text, words):
     path = write(tmp_path, text)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="must import") as caught:
         load_module(path)
     assert all(word in str(caught.value) for word in [*words, "must import without error"])
     assert caught.value.__cause__ is not None
@@ -77,9 +77,11 @@ def test_a_file_that_fails_leaves_no_module_behind(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["none.py", "./none.py", "dir/none.py"])
-def test_a_file_that_is_not_there_is_told_with_where_it_was_looked_for(tmp_path, monkeypatch, where):
+def test_a_file_that_is_not_there_is_told_with_where_it_was_looked_for(
+    tmp_path, monkeypatch, where
+):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="No file") as caught:
         load_module(where)
     assert where in str(caught.value)
     assert str(tmp_path) in str(caught.value)

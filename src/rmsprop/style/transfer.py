@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RULE = Rule.from_dialect("torch", lr=0.01)
-"""Plain RMSprop, to be used with the schedule "cosine". Momentum 0.9 at lr 0.003, and lr 0.02, look alike."""
+"""Plain RMSprop, for the schedule "cosine": the best looking of the rates tried.
+
+Momentum 0.9 at lr 0.005 brings the default's loss lower, from 1.36 to 0.105 against 0.127, to a flatter sky.
+"""
 FEATURES = ("random", "vgg19")
 STARTS = ("content", "noise")
 SHORTEST = 16
@@ -78,9 +81,9 @@ class StyleTask:
     features: str = "random"
     weights: str | None = None
     pooling: str = "max"
-    content_weight: float = 2.0
+    content_weight: float = 1.0
     style_weight: float = 1.0
-    tv_weight: float = 0.03
+    tv_weight: float = 0.1
     recolour: bool | None = None
     start: str = "content"
     epochs: int = 6
