@@ -16,7 +16,8 @@ from rmsprop.data import Dataset, load
 from rmsprop.data.dataset import Split
 from rmsprop.data.inputs import described, description, read_inputs, read_picture
 from rmsprop.evaluate import WORST, evaluate, wilson
-from rmsprop.saved import Saved, probabilities
+from rmsprop.models.outputs import probabilities
+from rmsprop.saved import Saved
 from trained import WORDS, Made, forget, made, rmsprop, train
 
 every = pytest.mark.parametrize("name", WORDS)
@@ -95,7 +96,7 @@ def test_a_folder_that_is_not_finished_says_which_file_is_missing(copy, name):
     moons = made("moons")
     folder = copy(moons)
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"holds no {name}.*has made and finished"):
+    with pytest.raises(FileNotFoundError, match=rf"holds no {name}.*has made.*--resume"):
         saved.load(folder)
     for words in (("evaluate", str(folder)), ("predict", str(folder), "1,2")):
         result = rmsprop(*words)
@@ -386,14 +387,15 @@ def test_a_model_that_diverged_gives_no_figures_that_are_not_json(tmp_path):
 def test_probabilities_are_softmax_and_logistic_also_of_large_scores():
     special = needs.package("scipy.special")
     z = np.array([[1.0, 2, -3], [500, -500, 0], [-1e4, -1e4, -1e4]], np.float32)
-    found = probabilities("multiclass", z)
+    found = probabilities(z.astype(float))
     np.testing.assert_allclose(found, special.softmax(z.astype(float), axis=1), rtol=1e-12)
     one = np.array([[0.3], [-800.0], [800.0]], np.float32)
-    found = probabilities("binary", one)
+    found = probabilities(one.astype(float))
     np.testing.assert_allclose(found[:, 1], special.expit(one[:, 0].astype(float)), rtol=1e-7)
     np.testing.assert_allclose(found.sum(axis=1), 1)
-    with pytest.raises(ValueError, match="regression"):
-        probabilities("regression", one)
+    flat = given("regression", one, one)
+    with pytest.raises(ValueError, match="values, not probabilities"):
+        flat.probabilities(flat.dataset.test.x)
 
 
 # Predictions: texts

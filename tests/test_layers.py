@@ -41,6 +41,7 @@ LAYERS = [
     ["plots_limits", "plots_run"],
     ["lab", "report"],
     ["report_limits", "report_run", "report_style"],
+    ["session"],
     ["console"],
     ["cli"],
 ]

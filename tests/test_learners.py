@@ -454,7 +454,7 @@ def test_a_state_of_another_shape_is_refused(framework):
     kept, header = learner.arrays(), learner.header()
     name = next(k for k in kept if k.startswith("state/") and kept[k].ndim == 2)
     kept[name] = kept[name][:, :-1]
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"another network|new parameters"):
         learner.load(kept, header)
     after = {k: a for k, a in learner.arrays().items() if k.startswith("params/")}
     assert_same(after, before)

@@ -129,15 +129,18 @@ def test_a_model_of_the_users_own_is_trained_kept_evaluated_and_asked(tmp_path, 
     assert (record["task"], record["metric"]) == ("mine", "accuracy")
     assert record["steps"] == [0, 3, 6, 9]
     assert record["train_loss"][-1] < record["train_loss"][0]
-    found = saved.load(out)
+    found = saved.load(out, task=where)
     assert evaluate(found)["score"] == pytest.approx(record["test_score"])
-    assert json.loads(rmsprop("evaluate", str(out), "--json").out) == record["evaluation"]
+    assert (
+        json.loads(rmsprop("evaluate", str(out), "--task", where, "--json").out)
+        == record["evaluation"]
+    )
     params = saved.files.load_arrays(out / "model.safetensors", saved.MODEL)[0]
     assert len(params) == arrays
     x = found.dataset.test.x[0]
     scaling = found.dataset.provenance["scaling"]
     raw = ",".join(map(repr, (x * scaling["std"] + scaling["mean"]).tolist()))
-    (answer,) = json.loads(rmsprop("predict", str(out), "--json", "--", raw).out)
+    (answer,) = json.loads(rmsprop("predict", str(out), "--task", where, "--json", "--", raw).out)
     p = found.probabilities(x[None])[0]
     assert list(answer["classes"].values()) == pytest.approx(sorted(p, reverse=True), rel=1e-4)
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -168,7 +171,7 @@ def test_epochs_and_batch_size_stand_over_the_tasks_own(tmp_path):
     assert record["steps"] == [0, 6, 12]
     found = settings.read(out / "run.toml")
     assert (found["epochs"], found["batch_size"]) == (2, 8)
-    assert evaluate(saved.load(out))["rows"] == 16
+    assert evaluate(saved.load(out, task=where))["rows"] == 16
 
 
 @pytest.mark.parametrize("words", [("--epochs", "2"), ("--batch-size", "2")], ids=str)
@@ -204,7 +207,7 @@ def test_a_learner_of_the_users_own_is_trained_and_kept(tmp_path):
     assert header["data"] is None
     assert (out / "report.html").is_file()
     for words in (("evaluate", str(out)), ("predict", str(out), "1")):
-        refused(*words)
+        refused(*words, "--task", where)
 
 
 # Mistakes
@@ -264,11 +267,23 @@ def test_code_that_changed_since_is_told(tmp_path):
     where, out = task(tmp_path, NUMPY), tmp_path / "run"
     assert rmsprop("train", where, "--out", str(out)).code == 0
     task(tmp_path, NUMPY.replace("size=(2, 1)", "size=(1, 1)").replace("x @", "x[:, :1] @"))
-    assert "another network" in refused("evaluate", str(out))
+    assert "another network" in refused("evaluate", str(out), "--task", where)
     task(tmp_path, NUMPY.replace("size=(80, 2)", "size=(90, 2)"))
-    assert "changed" in refused("evaluate", str(out))
+    assert "changed" in refused("evaluate", str(out), "--task", where)
     (tmp_path / "mine.py").unlink()
-    assert "mine.py" in refused("evaluate", str(out))
+    assert "mine.py" in refused("evaluate", str(out), "--task", where)
+
+
+def test_code_is_run_only_where_it_is_named_again(tmp_path):
+    """A folder may come from anywhere, and so may what it names."""
+    where, out = task(tmp_path, NUMPY), tmp_path / "run"
+    assert rmsprop("train", where, "--out", str(out)).code == 0
+    task(tmp_path, "open(__file__ + '.ran', 'w').close()\n" + NUMPY)
+    for words in (("evaluate", str(out)), ("predict", str(out), "1,2")):
+        assert f"--task {where}" in refused(*words)
+        assert not (tmp_path / "mine.py.ran").exists()
+    assert rmsprop("evaluate", str(out), "--task", where).code == 0
+    assert (tmp_path / "mine.py.ran").exists()
 
 
 # Data

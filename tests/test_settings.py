@@ -37,7 +37,13 @@ def kind_of(name: str) -> Any:
 
 
 # A value of each type, which no setting has by default.
-VALUES: dict[Any, Any] = {int: 7, float: 0.0625, str: 'a "word" \\ ä\t', tuple: (3, 2, 1), bool: True}
+VALUES: dict[Any, Any] = {
+    int: 7,
+    float: 0.0625,
+    str: 'a "word" \\ ä\t',
+    tuple: (3, 2, 1),
+    bool: True,
+}
 
 
 # There and back

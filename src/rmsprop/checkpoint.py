@@ -1,8 +1,8 @@
 """Checkpoints: a folder that holds the two newest states of a run, each checked before it is believed."""
 
 import contextlib
-import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -20,7 +20,11 @@ KIND = "rmsprop checkpoint"
 MODEL = "rmsprop model"
 KEPT = 2
 _PATTERN = "step-*.safetensors"
-_RESULTS = ("model.safetensors", "run.json")
+# All that a training and its report write beside the checkpoints.
+_RESULTS = (
+    "model.safetensors", "run.json", "run.toml", "report.html", "picture.png", "sheet.png", "progress",
+    "tensorboard",
+)  # fmt: skip
 
 
 def save(folder: str | Path, arrays: Arrays, header: dict[str, Any]) -> Path:
@@ -51,9 +55,7 @@ def save(folder: str | Path, arrays: Arrays, header: dict[str, Any]) -> Path:
     """
     folder = Path(folder)
     path = folder / _name(header["step"])
-    header = json.loads(json.dumps(header))  # as it will be read
-    digest = _digest(arrays, header)
-    files.save_arrays(path, arrays, {"kind": KIND, "sha256": digest, "content": header})
+    files.save_arrays(path, arrays, {"kind": KIND} | header)
     known = _by_step(folder)
     # Those beyond this step were damaged, or this run would have gone on from them.
     kept = sorted(step for step in known if step <= header["step"])[-KEPT:]
@@ -99,10 +101,7 @@ def read(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     ValueError
         For a file that is cut short, changed in any bit, or not a checkpoint.
     """
-    arrays, found = files.load_arrays(path, KIND)
-    header = found.get("content")
-    if not isinstance(header, dict) or found.get("sha256") != _digest(arrays, header):
-        raise ValueError(f"{path} is damaged: its content does not have the SHA-256 that it names")
+    arrays, header = files.load_arrays(path, KIND)
     if Path(path).name != _name(header["step"]):
         raise ValueError(f"{path} is a copy of step {header['step']} under another name")
     return arrays, header
@@ -124,18 +123,8 @@ def _sweep(folder: Path, pattern: str) -> None:
         stray.unlink(missing_ok=True)
 
 
-def _digest(arrays: Arrays, header: dict[str, Any]) -> str:
-    """A hash of every bit that counts."""
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(arrays):
-        a = np.ascontiguousarray(arrays[name])
-        found.update(f"{name} {a.dtype} {a.shape};".encode())
-        found.update(a.view(np.uint8).data if a.size and a.ndim else a.tobytes())
-    return found.hexdigest()
-
-
 class Keeper:
-    """The folder of one run: when a checkpoint is due, and what is written where.
+    """The folder of one run, which has it to itself: when a checkpoint is due, and what is written where.
 
     Parameters
     ----------
@@ -145,6 +134,11 @@ class Keeper:
         Least time between checkpoints.
     steps
         Updates between them; None goes by the clock alone.
+
+    Raises
+    ------
+    OSError
+        Where the folder cannot be made, or another training is at work in it.
     """
 
     def __init__(self, folder: str | Path, seconds: float = 30.0, steps: int | None = None):
@@ -152,16 +146,27 @@ class Keeper:
         self.checkpoints = self.folder / "checkpoints"
         self._seconds, self._steps = seconds, steps
         self._next = time.monotonic() + seconds
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"the folder {folder} cannot be made: {error}") from error
+        self._lock = _locked(self.folder)
         for name in _RESULTS:
             _sweep(self.folder, f"{name}.*")
 
+    def close(self) -> None:
+        """Let another training have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def set_aside(self) -> None:
         """Move checkpoints and result of an earlier run to `checkpoints.bak`, whose content gives way."""
-        if not any(self.checkpoints.glob(_PATTERN)):
+        if not (any(self.checkpoints.glob(_PATTERN)) or (self.folder / _RESULTS[0]).exists()):
             return
         aside = self.folder / "checkpoints.bak"
         shutil.rmtree(aside, ignore_errors=True)
+        self.checkpoints.mkdir(exist_ok=True)
         self.checkpoints.replace(aside)
         for name in _RESULTS:
             with contextlib.suppress(FileNotFoundError):
@@ -215,6 +220,23 @@ class Keeper:
                 f"no checkpoint could be written: {error}; the ones before stay, and the run goes on",
                 stacklevel=4,
             )
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor of the folder, locked until closed or this process ends; None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(
+            f"another training is at work in {folder}: wait for it, or take another folder (--out)"
+        ) from None
+    return descriptor
 
 
 def _json(run: dict[str, Any]) -> str:

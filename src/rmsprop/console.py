@@ -111,18 +111,24 @@ class _Bar:
             self._told = now
 
 
+SPARSE = 1.0  # seconds between two lines, so that a log of a thousand epochs can be read
+
+
 class _Epochs:
-    """A line at the end of each epoch."""
+    """A line at the end of an epoch, but not more than one a second."""
 
     def __init__(self) -> None:
         self._began: tuple[float, int] | None = None
+        self._told = 0.0
 
     def tell(self, moment: Moment) -> None:
         now = time.monotonic()
         if self._began is None:
             self._began = now, moment.step - 1
-        if not moment.measured:
+        last = moment.step == moment.steps or moment.run.stopped
+        if not moment.measured or (now - self._told < SPARSE and not last):
             return
+        self._told = now
         run, (began, first) = moment.run, self._began
         score = run.validation_score[-1]
         validation = "" if score is None else f", validation {score:.4f}"

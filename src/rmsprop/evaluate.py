@@ -7,7 +7,8 @@ import numpy as np
 
 from rmsprop.baseline import baseline
 from rmsprop.data.inputs import class_names
-from rmsprop.saved import Saved, probabilities
+from rmsprop.models.outputs import probabilities, r_squared
+from rmsprop.saved import Saved
 
 PARTS = ("train", "validation", "test")
 WORST = 20
@@ -52,7 +53,7 @@ def evaluate(saved: Saved, part: str = "test") -> dict[str, Any]:
 
 
 def _of_classes(kind: str, z: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    p = probabilities(kind, z)
+    p = probabilities(z.astype(np.float64))
     predicted = p.argmax(axis=1)
     k = p.shape[1]
     confusion = np.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
@@ -75,12 +76,12 @@ def _of_classes(kind: str, z: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
 def _of_values(z: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     residual = (y - z).astype(np.float64)
-    squares, spread = float((residual**2).sum()), float(((y - y.mean()) ** 2).sum())
+    squares = float((residual**2).sum())
     worst = np.argsort(-np.abs(residual[:, 0]), kind="stable")[:WORST]
     return {
         "loss": squares / residual.size,
         "metric": "R^2",
-        "score": 1 - squares / spread if spread else float(squares == 0),
+        "score": r_squared(y, z),
         "rmse": math.sqrt(squares / residual.size),
         "worst": [[int(i), float(z[i, 0]), float(y[i, 0])] for i in worst],
     }

@@ -1,6 +1,7 @@
 """Files that are replaced as a whole or not at all, and arrays in safetensors files with a JSON header."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -30,17 +31,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'done'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     os.close(descriptor)
     temporary = Path(name)
     try:
         try:
             yield temporary
-        except OSError as error:  # as of a full disk, which names no file, or the temporary one
-            raise OSError(f"{path} cannot be written: {error}") from error
+        except OSError as error:
+            if error.errno is None:  # of what the block does beside writing, as a download
+                raise
+            raise OSError(
+                f"{path} cannot be written: {error}"
+            ) from error  # a full disk names no file
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -58,7 +66,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, Any]) -> None:
-    """Write arrays by name, and a JSON header, to one safetensors file.
+    """Write arrays by name, and a JSON header, to one safetensors file, with a SHA-256 over both.
 
     Raises OSError where the file cannot be written; what was there before is kept.
     """
@@ -66,22 +74,38 @@ def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, An
         # In C order, for it writes others as they lie in memory; and not by its save_file, which leaves a
         # temporary file of its own where the process is killed.
         plain = {name: np.asarray(a, order="C") for name, a in arrays.items()}
-        temporary.write_bytes(safetensors.numpy.save(plain, {"rmsprop": json.dumps(header)}))
+        text = json.dumps(header)
+        metadata = {"rmsprop": text, "sha256": _digest(plain, text)}
+        temporary.write_bytes(safetensors.numpy.save(plain, metadata))
 
 
 def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays and the header that `save_arrays` wrote, whose header says this `kind`.
 
-    Raises FileNotFoundError, and ValueError for a file that is damaged or of another kind.
+    Raises FileNotFoundError, and ValueError for a file of another kind, or one that is damaged in any bit.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("rmsprop", "{}"))
+            metadata = file.metadata() or {}
+            header = json.loads(metadata.get("rmsprop", "{}"))
             found = header.get("kind") if isinstance(header, dict) else None
             if found != kind:
                 raise ValueError(f"{path} does not hold a {kind}; it says {found!r}")
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("sha256") != _digest(arrays, metadata["rmsprop"]):
+            raise ValueError(f"{path} is damaged: it does not have the SHA-256 that it names")
+        return arrays, header
     except FileNotFoundError:
         raise
     except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+
+
+def _digest(arrays: dict[str, Array], text: str) -> str:
+    """A hash of every bit that counts."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        a = arrays[name]
+        found.update(f"{name} {a.dtype} {a.shape};".encode())
+        found.update(a.tobytes())
+    return found.hexdigest()

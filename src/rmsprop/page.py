@@ -30,6 +30,9 @@ details { margin: .3rem 0; } summary { cursor: pointer; }
 """
 
 
+FULL_WIDTH = 9.0  # inches of a figure as wide as the page
+
+
 def document(title: str, parts: Sequence[str]) -> str:
     """The page, from its title and its parts in HTML.
 
@@ -58,7 +61,10 @@ def picture(title: str, note: str, figure: Figure) -> str:
     # Pixels, not SVG: a contour plot with paths is ten times as large, and slow, as vectors.
     figure.savefig(stream, format="png", dpi=160)
     data = base64.b64encode(stream.getvalue()).decode()
-    image = f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+    width = min(100.0, 100 * figure.get_figwidth() / FULL_WIDTH)  # so that letters are of one size
+    image = (
+        f'<img style="width:{width:.0f}%" alt="{escape(title)}" src="data:image/png;base64,{data}">'
+    )
     return f'<h2>{escape(title)}</h2><p class="note">{note}</p>{image}'
 
 

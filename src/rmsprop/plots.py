@@ -190,7 +190,7 @@ def predictions(images: Any, labels: Any, classes: Sequence[str], examples: Any)
         ax.imshow(images[k], cmap="gray_r", interpolation="nearest")
         right = predicted == labels[k]
         text = classes[predicted] if right else f"{classes[predicted]}, not {classes[labels[k]]}"
-        ax.set_title(text, fontsize=9, color="0.15" if right else "#B00020")
+        ax.set_title(text, fontsize=9, color="0.15" if right else "#B00020", parse_math=False)
     return figure
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rmsprop.plots import COLORS, tidy
 
+MOST_LETTERS = 24  # of a class's name in a picture
 MOST_CLASSES = 30  # of a confusion matrix with numbers in its cells
 
 
@@ -24,7 +25,8 @@ def curves(run: dict[str, Any], metric: str) -> Figure:
     axes[0].plot(
         run["steps"], _numbers(run["validation_loss"]), color=COLORS[0], label="validation"
     )
-    axes[0].set(xlabel="step", ylabel="loss", yscale="log", title="loss")
+    axes[0].set(xlabel="step", ylabel="loss", title="loss")
+    axes[0].set_yscale("log" if any(run["validation_loss"]) else "linear")
     if scored:
         axes[0].plot(run["steps"], _numbers(run["train_loss"]), color=COLORS[1], label="training")
         axes[0].legend(frameon=False)
@@ -35,8 +37,9 @@ def curves(run: dict[str, Any], metric: str) -> Figure:
         axes[1].set(xlabel="step", title=f"validation {metric}")
         seen = values[1:][np.isfinite(values[1:])]
         if seen.size:
-            room = 0.1 * (seen.max() - seen.min() + 1e-6)
+            room = max(0.1 * (seen.max() - seen.min()), 0.002)
             axes[1].set_ylim(seen.min() - room, seen.max() + room)
+            axes[1].ticklabel_format(axis="y", useOffset=False)
     for ax in axes:
         tidy(ax)
     return figure
@@ -58,8 +61,10 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure
             if n:
                 ax.text(j, i, f"{n:,}", ha="center", va="center", fontsize=8)
     ticks = range(k)
-    ax.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-    ax.set_yticks(ticks, classes)
+    names = [_short(name) for name in classes]
+    turn = 90 if k > 15 or max(map(len, names)) > 3 else 0
+    ax.set_xticks(ticks, names, rotation=turn, parse_math=False)  # a class may be named "$"
+    ax.set_yticks(ticks, names, parse_math=False)
     ax.set(xlabel="predicted", ylabel="true")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -78,8 +83,10 @@ def mistakes(images: Any, worst: Sequence[Sequence[Any]], classes: Sequence[str]
             continue
         k, predicted, true, p = mistake
         ax.imshow(images[k], cmap="gray_r", interpolation="nearest")
-        title = f"{classes[predicted]}, not {classes[true]}\n{100 * p:.0f}%"
-        ax.set_title(title, fontsize=8.5, color="#B00020")
+        title = (
+            f"{_short(classes[int(predicted)])}, not {_short(classes[int(true)])}\n{100 * p:.0f}%"
+        )
+        ax.set_title(title, fontsize=8.5, color="#B00020", parse_math=False)
     return figure
 
 
@@ -94,6 +101,12 @@ def residuals(worst: Sequence[Sequence[float]]) -> Figure:
     ax.set(xlabel="true", ylabel="predicted")
     tidy(ax)
     return figure
+
+
+def _short(name: str) -> str:
+    """A name in one line that leaves room for the picture."""
+    name = " ".join(name.split())
+    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 3] + "..."
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

@@ -15,20 +15,26 @@ Record = dict[str, Any]
 def sentence(record: Record) -> str:
     """What came of the training, in one sentence, and how the baseline does."""
     found = record["evaluation"]
-    if record["diverged"]:
+    if record["test_loss"] is None:
         return (
-            f"{record['label']} diverged on {record['task']} at learning rate {record['rule']['lr']:g}: "
-            "lower it, clip the gradients, or find one that works with rmsprop compare."
+            f"{record['label']} diverged on {record['task']} at learning rate {record['rule']['lr']:g}: its "
+            "loss is not finite. Lower the rate, clip the gradients, or find a rate with rmsprop compare."
         )
+    if found is None:  # a learner of the user's own
+        return f"The test loss is {record['test_loss']:.4g} after {record['steps'][-1]:,} steps."
     percent = found["metric"] == "accuracy"
     text = f"{score(found['score'], percent)} test {found['metric']}"
     if percent:
         low, high = (f"{100 * x:.2f}" for x in found["interval"])
         text += f" (95% interval over the {found['rows']:,} rows {low} to {high})"
     steps = record["steps"]
-    text += f" after {steps[-1]:,} steps in {record['seconds'][-1]:.1f} s of training."
-    if record["stopped"] == "early":
-        text += f" It stopped early, and kept the parameters of step {steps[record['best']]:,}."
+    text += f" after {steps[-1]:,} steps in {record['seconds'][-1]:.2g} s of training."
+    if record["patience"] and record["best"] != len(steps) - 1:
+        text += (
+            f" These are the parameters of step {steps[record['best']]:,}, the best on validation."
+        )
+    if record["diverged"]:
+        text += " The training loss did not fall: try another learning rate, or rmsprop compare."
     if "baseline" in found:
         text += " " + _beside(found["interval"], found["baseline"])
     return text
@@ -36,28 +42,25 @@ def sentence(record: Record) -> str:
 
 def _beside(interval: list[float], baseline: float) -> str:
     low, high = interval
-    how = (
-        "no clear difference"
-        if low <= baseline <= high
-        else "better"
-        if baseline > high
-        else "worse"
+    how = "better" if baseline > high else "worse" if baseline < low else "no clear difference"
+    return (
+        f"A logistic regression on bags of words, fitted on the training and the validation rows, has "
+        f"{100 * baseline:.2f}%: {how}."
     )
-    return f"A logistic regression on bags of words has {100 * baseline:.2f}%: {how}."
 
 
-def write(record: Record, folder: str | Path, dataset: Dataset) -> Path:
+def write(record: Record, folder: str | Path, dataset: Dataset | None) -> Path:
     """Write report.html into a folder, and return its path.
 
     Parameters
     ----------
     record
-        That of the Run; and `label`, `metric`, `equations`, `evaluation` (None if it diverged), `toml`,
-        `command`, and what `environment.describe` says.
+        That of the Run; and `label`, `metric`, `equations`, `patience`, `evaluation` (None if the loss is not
+        finite, or there is no data set), `toml`, `command`, and what `environment.describe` says.
     folder
         That of the training; its report is replaced, and the record goes to run.json.
     dataset
-        Whose test rows are shown.
+        Whose test rows are shown; None where there is none.
     """
     folder = Path(folder)
     files.write_text(folder / "run.json", json.dumps(record, indent=1, allow_nan=False))
@@ -65,7 +68,7 @@ def write(record: Record, folder: str | Path, dataset: Dataset) -> Path:
     return folder / "report.html"
 
 
-def html(record: Record, dataset: Dataset) -> str:
+def html(record: Record, dataset: Dataset | None) -> str:
     """The page as text. It asks for nothing from outside: style and pictures are in it."""
     found, metric = record["evaluation"], record["metric"]
     note = (
@@ -75,7 +78,7 @@ def html(record: Record, dataset: Dataset) -> str:
         note += " The ring is the best validation score."
     parts = page.heading(f"{record['task']}: {record['label']}", sentence(record))
     parts.append(page.picture("Curves", note, plots_run.curves(record, metric)))
-    if found:
+    if found and dataset is not None:
         parts += _evaluation(found, dataset)
     if record["rates"]:
         entry = {"label": record["label"], "runs": [record]}
@@ -87,7 +90,7 @@ def html(record: Record, dataset: Dataset) -> str:
             )
             parts.append(page.picture("Effective learning rates", text, rates))
     parts += [
-        page.preformatted("What was computed", record["equations"], "For every parameter."),
+        page.preformatted("What was computed", record["equations"], _computed(record)),
         page.preformatted(
             "The same again",
             record["toml"],
@@ -96,6 +99,17 @@ def html(record: Record, dataset: Dataset) -> str:
         page.origin(record | {"seconds": record["seconds"][-1]}),
     ]
     return page.document(f"{record['task']} trained with {record['label']}", parts)
+
+
+def _computed(record: Record) -> str:
+    text = "For every parameter"
+    if record["schedule"] != "constant":
+        text += f", with the learning rate of the schedule {record['schedule']}, which begins at this one"
+    return f"{text}."
+
+
+def _share(x: float | None) -> str:
+    return "" if x is None else score(x, True)
 
 
 def _evaluation(found: Record, dataset: Dataset) -> list[str]:
@@ -107,7 +121,7 @@ def _evaluation(found: Record, dataset: Dataset) -> list[str]:
     parts = [page.picture("Confusion", note, plots_run.confusion(found["confusion"], classes))]
     head = ["class", "rows", "recall", "precision"]
     rows = [
-        [escape(name), f"{sum(row):,}", score(recall, True), score(precision, True)]
+        [escape(name), f"{sum(row):,}", _share(recall), _share(precision)]
         for name, row, recall, precision in zip(
             classes, found["confusion"], found["recall"], found["precision"], strict=True
         )

@@ -18,12 +18,12 @@ class Run:
     steps
         Updates made at each measurement: the start, and the end of each epoch.
     train_loss, validation_loss, validation_score
-        At those moments: on the mini-batches of the epoch (at the start: on the training split), and on the
-        validation split. None where not finite, or where there is no score.
+        At those moments: on the mini-batches of the epoch (at the start: on at most 5,000 training rows), and
+        on the validation split. None where not finite, or where there is no score.
     seconds
         Time spent training up to then, without the measurements.
     test_loss, test_score
-        On the test split, at the end; None for a run that diverged.
+        On the test split, at the end; None for a run whose loss is not finite.
     diverged
         Whether a loss was not finite, or the training loss ended above where it started.
     best

@@ -1,6 +1,6 @@
 """A trained model as it lies in its folder: to evaluate it, and to predict with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from rmsprop.checkpoint import MODEL
 from rmsprop.data import Dataset
 from rmsprop.data.inputs import class_names, described, read_inputs
 from rmsprop.learners import Arrays, check_same_arrays, part_of
+from rmsprop.models.outputs import probabilities
 from rmsprop.settings import Settings, make_task, read
+from rmsprop.tasks import Task, split_name
 
 MOST = 5  # classes told of a prediction
 
@@ -38,16 +40,25 @@ class Saved:
     model: Any
 
     def scores(self, x: np.ndarray) -> np.ndarray:
-        """The outputs (rows, outputs) for inputs."""
+        """The outputs (rows, outputs) for inputs; ValueError for a model that diverged."""
         if hasattr(self.model, "scores"):
-            return self.model.scores(x)
-        from rmsprop.learners.modules import scores
+            z = self.model.scores(x)
+        else:
+            from rmsprop.learners.modules import scores
 
-        return scores(self.model, self.dataset, x)
+            z = scores(self.model, self.dataset, x)
+        if not np.isfinite(z).all():
+            raise ValueError(
+                f"the model of {self.folder} gives inf or nan: its training diverged. Train again with a "
+                "lower learning rate"
+            )
+        return z
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """The probability of each class (rows, classes); ValueError for a regression."""
-        return probabilities(self.dataset.kind, self.scores(x))
+        if self.dataset.kind == "regression":
+            raise ValueError(f"{self.dataset.name} has values, not probabilities")
+        return probabilities(self.scores(x).astype(np.float64))
 
     def predict(self, given: list[str]) -> list[dict[str, Any]]:
         """For each input, as `data.inputs.read_inputs` takes them, what the model says.
@@ -69,7 +80,9 @@ class Saved:
         ]
 
 
-def load(folder: str | Path, *, data: bool = True, data_dir: str | None = None) -> Saved:
+def load(
+    folder: str | Path, *, data: bool = True, data_dir: str | None = None, task: str | None = None
+) -> Saved:
     """The model in a folder that `rmsprop train` made.
 
     Parameters
@@ -80,6 +93,8 @@ def load(folder: str | Path, *, data: bool = True, data_dir: str | None = None) 
         Load the data too, for evaluation. Not needed for predictions.
     data_dir
         Where they lie now, if they have moved.
+    task
+        Of a run of the user's own code, that code again: it is run, and a folder may come from anywhere.
 
     Raises
     ------
@@ -92,48 +107,63 @@ def load(folder: str | Path, *, data: bool = True, data_dir: str | None = None) 
     for name in ("run.toml", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder} holds no {name}: give a folder that rmsprop train has made and finished, as "
-                "runs/train-digits"
+                f"{folder} holds no {name}: give a folder that rmsprop train has made, as runs/train-digits; "
+                "a run that was stopped is finished with --resume"
             )
     found = read(folder / "run.toml")
     if data_dir is not None:
         found["data_dir"] = data_dir
+    if "task" not in found:
+        raise ValueError(
+            f"{folder / 'run.toml'} names no task, and is not what rmsprop train wrote"
+        )
     settings = Settings(**found)
+    if task is not None and not settings.is_own:
+        raise ValueError(
+            f"a task is named for runs of your own code alone; {folder} is of {settings.task}"
+        )
+    if task is not None:
+        settings = replace(settings, task=task)
+    elif settings.is_own:
+        raise ValueError(
+            f"{folder} is of code, {settings.task}, which has to run: if you trust it, name it with "
+            f"--task {settings.task} (task=...)"
+        )
     if settings.is_style:
         raise ValueError("a style transfer has a picture and no model: look at picture.png there")
     arrays, header = files.load_arrays(folder / "model.safetensors", MODEL)
-    task = make_task(settings)
     if settings.is_own:
-        dataset, model = task.dataset, task.build(settings.seed)
+        own = _own(settings)
+        dataset, model = own.dataset, own.build(settings.seed)
     else:
-        dataset = task.dataset if data else described(header["data"])
-        model = task.model_for(dataset, settings.seed)
+        made = _made(settings)
+        dataset = made.dataset if data else described(header["data"])
+        model = made.model_for(dataset, settings.seed)
     if data and _hashes(dataset.provenance) != _hashes(header["data"]["provenance"]):
         raise ValueError(
             f"the data of {folder} have changed since it was trained: what it learnt from may now be in the "
-            "test split. Train again, or give the old data with --data-dir"
+            "test split. Train again, or put the old data back"
         )
     _restore(model, part_of(arrays, "params/"))
     return Saved(folder, settings, dataset, model)
 
 
-def probabilities(kind: str, z: np.ndarray) -> np.ndarray:
-    """The probability of each class (rows, classes) from scores: softmax, or the logistic of one.
+def _own(settings: Settings) -> Any:
+    """The task of the user's code, if it has a model to put parameters into."""
+    task = make_task(settings)
+    if not hasattr(task, "dataset") or not hasattr(task, "build"):
+        raise ValueError(
+            f"{settings.task} has a learner of its own, and no dataset and build: there is nothing to "
+            "evaluate or to predict with"
+        )
+    return task
 
-    Raises ValueError for a regression.
 
-    Examples
-    --------
-    >>> probabilities("binary", np.array([[0.0]])).tolist()
-    [[0.5, 0.5]]
-    """
-    if kind == "regression":
-        raise ValueError("a regression has values, not probabilities")
-    z = z.astype(np.float64)
-    if kind == "binary":
-        z = np.hstack([np.zeros_like(z), z])  # the softmax of (0, z) is (1 - p, p)
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+def _made(settings: Settings) -> Task:
+    """The task of settings that are written out, without a look at its data, which may be gone."""
+    known = {f.name: getattr(settings, f.name, None) for f in fields(Task)}
+    given = {name: value for name, value in known.items() if value is not None}
+    return Task(split_name(settings.task)[0], **given)
 
 
 def _answer(names: tuple[str, ...], p: np.ndarray) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The settings of a training: flags or one TOML file, and the task and the rule that they name."""
 
-import difflib
 import json
 import tomllib
 import types
@@ -9,14 +8,16 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rmsprop import data
 from rmsprop.entries import Entry, entry
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, near
 from rmsprop.tasks import RECURRENT, Task, read_by
 from rmsprop.user_code import find, load_module
 
 # Learning rates at which the tasks of the README do well with the cosine schedule: where to begin, not a
 # tuned choice, which `rmsprop compare` finds.
 _LR = {"mlp": 0.003, "cnn": 0.001, "rnn": 0.003, "gru": 0.002, "lstm": 0.002}
+_LR_OF = {"linear": 0.03}
 _CLIP_NORM = 1.0
 """The default for recurrent networks, whose gradients can explode."""
 _RECURRENT = "rmsprop:decay=0.99"
@@ -158,15 +159,27 @@ def resolved(settings: Settings, task: Any, rule: Rule) -> Settings:
     >>> resolved(settings, task, make_entry(settings, task).rule).epochs
     40
     """
-    found = {"epochs": task.epochs, "lr": rule.lr, "clip_norm": rule.clip_global_norm or 0.0}
+    found: dict[str, Any] = {"lr": rule.lr, "clip_norm": rule.clip_global_norm or 0.0}
+    if settings.is_style or settings.steps is None:
+        found["epochs"] = task.epochs
     if settings.is_style:
         found |= {name: getattr(task, name) for name in STYLE_FIELDS}
+        found |= {name: _absolute(found[name]) for name in ("content", "style", "weights")}
     else:
-        found["batch_size"] = task.batch_size
+        found |= {"batch_size": task.batch_size, "task": _absolute(settings.task)}
         if not settings.is_own:
             found |= {name: getattr(task, name) for name in read_by(task.data, task.network)}
+            found["data_dir"] = _absolute(found["data_dir"])
     optimizer = settings.optimizer or _suited(settings, task)
     return replace(settings, optimizer=optimizer, **found)
+
+
+def _absolute(where: str | None) -> str | None:
+    """A path that holds from any folder, with what follows a colon; a name as it is."""
+    if where is None or where.split("-")[0] in data.NAMES:
+        return where
+    file, colon, name = where.rpartition(":") if ":" in where else (where, "", "")
+    return f"{Path(file).resolve()}{colon}{name}" if Path(file).exists() else where
 
 
 def _suited(settings: Settings, task: Any) -> str:
@@ -193,10 +206,12 @@ def make_task(settings: Settings) -> Any:
         chosen: dict[str, Any] = {
             k: given[k] for k in (*STYLE_FIELDS, "epochs", "seed") if k in given
         }
-        if "steps" in given:
+        if "steps" in given:  # each epoch leaves a picture; the last may be shorter
             chosen["epochs"] = min(chosen.get("epochs", StyleTask.epochs), given["steps"])
             chosen["steps_per_epoch"] = -(-given["steps"] // chosen["epochs"])
         return StyleTask(**chosen)
+    if "epochs" in given and "steps" in given:
+        raise ValueError("give epochs or steps, not both")
     if settings.is_own:
         _refuse(given, (*TASK_FIELDS, *STYLE_FIELDS), settings.task)
         return _replaced(_own(settings.task), pace)
@@ -210,9 +225,13 @@ def make_entry(settings: Settings, task: Any) -> Entry:
     network = getattr(task, "network", "mlp")
     fields: dict[str, Any] = {}
     if settings.lr is not None:
+        if found.fixed and found.rule.lr != settings.lr:
+            raise ValueError(
+                f"two learning rates: {found.rule.lr:g} of the optimizer, and {settings.lr:g}"
+            )
         fields["lr"] = settings.lr
     elif not found.fixed and found.is_rmsprop:
-        fields["lr"] = _LR[network]
+        fields["lr"] = _LR_OF.get(settings.task) or _LR[network]
     clip = settings.clip_norm
     if clip is None:
         clip = _CLIP_NORM if network in RECURRENT else 0.0
@@ -231,7 +250,7 @@ def _own(where: str) -> Any:
         task = function()
     except Exception as error:  # whatever the user's code raises
         raise ValueError(f"{where} raises {type(error).__name__}: {error}") from error
-    needed = ("name", "epochs", "batch_size", "steps_per_epoch", "to_dict", "learner")
+    needed = ("name", "epochs", "batch_size", "steps_per_epoch", "metric", "to_dict", "learner")
     missing = [n for n in needed if not hasattr(task, n)]
     if missing:
         raise ValueError(
@@ -243,6 +262,7 @@ def _own(where: str) -> Any:
 
 def _replaced(task: Any, changes: dict[str, Any]) -> Any:
     """A task like the user's, with other epochs or batch size."""
+    changes = {k: v for k, v in changes.items() if v != getattr(task, k)}
     if changes and not is_dataclass(task):
         raise ValueError(
             f"{', '.join(changes)} can be set only of a task that is a dataclass, as OwnTask"
@@ -260,9 +280,7 @@ def _refuse(given: dict[str, Any], names: tuple[str, ...], what: str) -> None:
 def _checked(key: str, value: Any) -> Any:
     """The value of a key, of the type that it must have."""
     if key not in _KINDS:
-        near = difflib.get_close_matches(key, _KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the settings are {', '.join(_KINDS)}"
-        raise ValueError(f"no setting is named {key!r}{hint}")
+        raise ValueError(f"no setting is named {key!r}{near(key, _KINDS)}")
     kinds = [kind for kind in _alternatives(_KINDS[key]) if kind is not type(None)]
     kind = kinds[0]
     if kind is float and type(value) is int:

@@ -122,6 +122,8 @@ class Task:
         for name in ("batch_size", "epochs", "embedding", "words", "longest"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")
+        if any(width < 1 for width in self.hidden):
+            raise ValueError(f"hidden must be widths, each at least 1; got {self.hidden}")
         if self.network not in NETWORKS:
             raise ValueError(
                 f"network must be one of {', '.join(NETWORKS)}; got {self.network!r}"
@@ -172,7 +174,9 @@ class Task:
     @property
     def dataset(self) -> Dataset:
         """The data, loaded once a process."""
-        return _load(self.data, self.data_dir, self.split_seed, self.words, self.longest)
+        return _load(
+            self.data, self.data_dir, self.split_seed, self.words, self.longest, _stamp(self.data)
+        )
 
     @property
     def metric(self) -> str:
@@ -265,6 +269,13 @@ class OwnTask:
     batch_size: int = 32
     epochs: int = 10
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.dataset, Dataset):
+            raise TypeError(
+                "dataset must be a Dataset, as rmsprop.data.from_arrays makes it; got "
+                f"{type(self.dataset).__name__}"
+            )
+
     @property
     def metric(self) -> str:
         """What a score is."""
@@ -352,6 +363,17 @@ def _check_fits(task: Task, dataset: Dataset) -> None:
             )
 
 
+def _stamp(name: str) -> tuple[int, int] | None:
+    """What changes where a file is written anew: a notebook must not go on with the old one."""
+    path = Path(name).expanduser()
+    if name in data.NAMES or not path.is_file():
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
 @functools.lru_cache(maxsize=4)
-def _load(name: str, data_dir: str | None, seed: int, words: int, longest: int) -> Dataset:
+def _load(
+    name: str, data_dir: str | None, seed: int, words: int, longest: int, stamp: Any
+) -> Dataset:
     return data.load(name, data_dir=data_dir, seed=seed, words=words, longest=longest)

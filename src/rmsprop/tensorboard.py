@@ -37,18 +37,18 @@ class TensorBoard:
         summaries: Any = summary_pb2
         self._event, self._session = events.Event, events.SessionLog
         self._summary = summaries.Summary
-        self._writer = EventFileWriter(str(folder))
-        self._begun = False
+        self._open = lambda: EventFileWriter(str(folder))
+        self._writer: Any = None
 
     def __call__(self, moment: Moment) -> None:
         """Write what is new."""
-        if not self._begun:
+        if self._writer is None:  # not before: a run that is refused leaves no folder
+            self._writer = self._open()
             # Points beyond a checkpoint that this run goes on from were of another process: they give way.
             start = self._session(status=self._session.START)
             self._writer.add_event(
                 self._event(step=moment.step, wall_time=time.time(), session_log=start)
             )
-            self._begun = True
         run, values = moment.run, {}
         if moment.measured:
             values = {

@@ -1,5 +1,6 @@
 """The one training loop: Task + Rule -> Run, with checkpoints that it goes on from bit for bit."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -113,12 +114,12 @@ def train(
             for moment in loop:
                 _tell(callbacks, moment)
             return loop.run
-        keeper = Keeper(folder, checkpoint_seconds, checkpoint_steps)
-        if not resume:
-            keeper.set_aside()
-        elif found := keeper.newest(loop.settings):
-            loop.load(*found)
-        _go(loop, keeper, callbacks)
+        with contextlib.closing(Keeper(folder, checkpoint_seconds, checkpoint_steps)) as keeper:
+            if not resume:
+                keeper.set_aside()
+            elif found := keeper.newest(loop.settings):
+                loop.load(*found)
+            _go(loop, keeper, callbacks)
     return loop.run
 
 
@@ -134,7 +135,8 @@ def _go(loop: "Loop", keeper: Keeper, callbacks: Sequence[Callback]) -> None:
     with signals.deferred() as stopped:
         for moment in loop:
             _tell(callbacks, moment)
-            if moment.measured or stopped() or keeper.due(moment.step):
+            lost = not math.isfinite(moment.loss)  # no place to go on from
+            if not lost and (moment.measured or stopped() or keeper.due(moment.step)):
                 keeper.checkpoint(loop.arrays(), loop.header())
             if moment.measured:
                 keeper.record(loop.run.to_dict())
@@ -211,7 +213,7 @@ class Loop:
 
     def __iter__(self) -> Iterator[Moment]:
         if not self.run.steps:
-            self._measure(self.learner.measure("train")[0])
+            self._measure(self.learner.measure("sample")[0])
         # An epoch that is begun is measured, also where a checkpoint was written after its last update.
         while self.at.batch or (self._goes_on() and self.run.finite):
             for rows in self._rest_of_epoch():
@@ -219,6 +221,8 @@ class Loop:
                     break
                 loss = self._step(rows)
                 yield self._moment(loss, measured=False)
+                if not math.isfinite(loss):
+                    break
             mean_loss = self._end_epoch()
             yield self._moment(mean_loss, measured=True)
         self._finish()
@@ -282,7 +286,7 @@ class Loop:
         # A rate too small to move anything ends where it started, but for float32's rounding.
         grew = first is None or last is None or last > first * (1 + 1e-5)
         run.diverged = grew or not run.finite
-        if not run.diverged:
+        if run.finite:
             loss, score = self.learner.measure("test")
             run.test_loss, run.test_score = finite(loss), finite(score)
         if self.details:

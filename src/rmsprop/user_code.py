@@ -42,12 +42,16 @@ def load_module(where: str) -> ModuleType:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # where a dataclass of the file looks for its module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[spec.name]
+            raise
         return module
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
-            f"{where!r} must import without error, but raises {type(error).__name__}: {error}. "
-            "Mend it, or for a file write path/to/file.py:function"
+            f"{where!r} must import without error, but raises {type(error).__name__}: {error}. Mend it"
+            + ("" if path.suffix == ".py" else ", or for a file write path/to/file.py:function")
         ) from error
 
 
@@ -70,6 +74,9 @@ def find(module: ModuleType, name: str, what: str) -> Any:
     found = getattr(module, name, None)
     if callable(found):
         return found
+    where = getattr(module, "__file__", None) or module.__name__
+    if found is not None:
+        raise ValueError(f"{name} in {where} must be {what}; it is a {type(found).__name__}")
     names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
     near = ", ".join(difflib.get_close_matches(name, names) or names) or "none"
-    raise ValueError(f"{module.__name__} must define {what} {name!r}; it has {near}")
+    raise ValueError(f"{where} must define {what} {name!r}; it has {near}")

@@ -1,6 +1,7 @@
 """The command line: parse, one library call, print.  Heavy imports wait until a command needs them."""
 
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -24,13 +25,22 @@ def _root(
     pass
 
 
+def _show_warning(message: Warning | str, *where: Any) -> None:
+    typer.echo(f"rmsprop: {message}", err=True)
+
+
 def main() -> None:
     """Run the command line; what is wrong with the input is told in a line."""
+    warnings.showwarning = _show_warning
     try:
         app()
-    except (ValueError, TypeError, KeyError, OSError, ModuleNotFoundError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        typer.echo(f"rmsprop: {text}", err=True)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"rmsprop: {error}", err=True)
+        raise SystemExit(2) from None
+    except MemoryError as error:
+        typer.echo(
+            f"rmsprop: not enough memory ({error}): take a smaller network or batch", err=True
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         typer.echo("rmsprop: interrupted", err=True)

@@ -89,6 +89,6 @@ def command() -> str:
     return shlex.join(["rmsprop", *sys.argv[1:]])
 
 
-def text(path: Path | None) -> str | None:
-    """A path as settings keep it."""
-    return None if path is None else str(path)
+def plain(value: Any) -> Any:
+    """An option as settings keep it: a path as its text."""
+    return str(value) if isinstance(value, Path) else value

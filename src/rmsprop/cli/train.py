@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +12,11 @@ from rmsprop.cli import shared
 from rmsprop.cli.shared import app
 
 if TYPE_CHECKING:
-    from rmsprop.entries import Entry
     from rmsprop.settings import Settings
 
 _TASKS = "mnist-mlp, mnist-cnn, digits-rnn, reviews-rnn, style, ..., data of your own, or file.py:make_task"
+
+_OWN = "Of a run of your own code: file.py:make_task again, as it is run."
 
 
 @app.command()
@@ -88,32 +90,17 @@ def train(
 
     Examples: rmsprop train mnist-cnn; rmsprop train reviews.tsv --network gru --patience 3
     """
+    flags = dict(locals())
     from rmsprop.settings import Settings, read
 
-    flags: dict[str, Any] = {
-        "task": task, "optimizer": optimizer, "lr": lr, "schedule": schedule, "warm_up": warm_up,
-        "clip_norm": clip_norm, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-        "patience": patience, "seed": seed, "network": network, "framework": framework,
-        "hidden": shared.widths(hidden), "activation": activation, "embedding": embedding,
-        "pool": pool, "dropout": dropout, "words": words, "longest": longest,
-        "split_seed": split_seed, "data_dir": shared.text(data_dir), "content": shared.text(content),
-        "style": shared.text(style), "size": size, "scales": scales, "features": features,
-        "weights": shared.text(weights), "pooling": pooling, "content_weight": content_weight,
-        "style_weight": style_weight, "tv_weight": tv_weight, "recolour": recolour, "start": start,
-    }  # fmt: skip
+    flags = {f.name: shared.plain(flags[f.name]) for f in fields(Settings)}
+    flags["hidden"] = shared.widths(hidden)
     found = (read(config) if config else {}) | shared.given(flags)
     if "task" not in found:
         raise ValueError(f"name a task: {_TASKS}; or a file with --config")
     settings = Settings(**found)
     folder = out or Path("runs") / f"train-{shared.stem(settings.task)}"
-    page, record = _train(
-        settings,
-        folder,
-        resume=resume,
-        checkpoint_steps=checkpoint_steps,
-        tensorboard=tensorboard,
-        download=download,
-    )
+    record, page = _train(settings, folder, download, resume, checkpoint_steps, tensorboard)
     if json_:
         typer.echo(json.dumps(record))
     else:
@@ -121,93 +108,40 @@ def train(
 
         console.say(record["sentence"])
         typer.echo(f"Report: {page}")
+    if record["test_loss"] is None:
+        raise typer.Exit(1)
 
 
 def _train(
     settings: "Settings",
     folder: Path,
-    *,
+    download: bool,
     resume: bool,
     checkpoint_steps: int | None,
     tensorboard: bool,
-    download: bool,
-) -> tuple[Path, dict[str, Any]]:
-    from rmsprop import console, data, files
-    from rmsprop.settings import make_entry, make_task, resolved, to_toml
+) -> tuple[dict[str, Any], Path]:
+    from rmsprop import console, data, session
     from rmsprop.tasks import split_name
-    from rmsprop.train import Interrupted, train
+    from rmsprop.train import Interrupted
 
     if download:
         data.load(split_name(settings.task)[0], data_dir=settings.data_dir, download=True)
-    task = make_task(settings)
-    entry = make_entry(settings, task)
-    settings = resolved(settings, task, entry.rule)
-    files.write_text(folder / "run.toml", to_toml(settings))
     with console.training() as progress:
-        callbacks: list[Any] = [progress]
-        if tensorboard:
-            from rmsprop.tensorboard import TensorBoard
-
-            callbacks.append(TensorBoard(folder / "tensorboard"))
-        if settings.is_style:
-            from rmsprop.style import Pictures
-
-            callbacks.append(Pictures(folder))
         try:
-            run = train(
-                task,
-                entry.rule,
-                seed=settings.seed,
-                schedule=settings.schedule,
-                warm_up=settings.warm_up,
-                steps=None if settings.is_style else settings.steps,
-                patience=settings.patience,
-                details=not settings.is_style,
-                folder=folder,
+            return session.run(
+                settings,
+                folder,
+                command=shared.command(),
                 resume=resume,
                 checkpoint_steps=checkpoint_steps,
-                callbacks=callbacks,
+                tensorboard=tensorboard,
+                callbacks=[progress],
             )
         except Interrupted as stopped:
             again = shared.command() if resume else f"{shared.command()} --resume"
             message = f"\n{stopped}; a checkpoint is in {folder}. To go on:\n  {again}"
-        else:
-            record = run.to_dict() | _about(settings, task, entry)
-            report = _report_style if settings.is_style else _report
-            return report(task, record, folder)
     typer.echo(message, err=True)
     raise typer.Exit(130)
-
-
-def _about(settings: "Settings", task: Any, entry: "Entry") -> dict[str, Any]:
-    from rmsprop.environment import PACKAGES, WITH_TORCH, describe
-    from rmsprop.settings import to_toml
-
-    return describe(WITH_TORCH if "torch" in sys.modules else PACKAGES) | {
-        "label": entry.label,
-        "metric": task.metric,
-        "equations": entry.rule.equations(),
-        "toml": to_toml(settings),
-        "command": shared.command(),
-    }
-
-
-def _report(task: Any, record: dict[str, Any], folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Measure what was trained, and write its page."""
-    from rmsprop import report_run, saved
-    from rmsprop.evaluate import evaluate
-
-    model = saved.load(folder)
-    record["evaluation"] = None if record["diverged"] else evaluate(model)
-    record["sentence"] = report_run.sentence(record)
-    return report_run.write(record, folder, model.dataset), record
-
-
-def _report_style(task: Any, record: dict[str, Any], folder: Path) -> tuple[Path, dict[str, Any]]:
-    from rmsprop import report_style
-
-    record["sentence"] = report_style.sentence(record)
-    return report_style.write(record, folder, task), record
 
 
 @app.command()
@@ -217,6 +151,7 @@ def evaluate(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where mnist or reviews lie now, if they have moved.")
     ] = None,
+    task: Annotated[str | None, typer.Option(help=_OWN)] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
 ) -> None:
     """Measure a trained model on the test split: score, interval, confusion, each class.
@@ -226,11 +161,11 @@ def evaluate(
     from rmsprop import console, saved
     from rmsprop.evaluate import evaluate
 
-    found = evaluate(saved.load(folder, data_dir=shared.text(data_dir)), part)
+    found = evaluate(saved.load(folder, data_dir=shared.plain(data_dir), task=task), part)
     typer.echo(json.dumps(found)) if json_ else console.show_evaluation(found)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # a number may be negative
 def predict(
     folder: Annotated[Path, typer.Argument(help="That of a training, as runs/train-digits.")],
     inputs: Annotated[
@@ -239,6 +174,7 @@ def predict(
             help="Each a text, a picture file, or numbers divided by commas; - reads lines."
         ),
     ],
+    task: Annotated[str | None, typer.Option(help=_OWN)] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
 ) -> None:
     """Ask a trained model: the class of each input with its probability, or its value.
@@ -248,5 +184,7 @@ def predict(
     from rmsprop import console, saved
 
     lines = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
-    answers = saved.load(folder, data=False).predict(lines)
+    if mistyped := [line for line in lines if line.startswith("--")]:
+        raise ValueError(f"no such option: {mistyped[0]}")
+    answers = saved.load(folder, data=False, task=task).predict(lines)
     typer.echo(json.dumps(answers)) if json_ else console.show_answers(answers)

@@ -62,7 +62,9 @@ def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0) -> Dataset:
     >>> xor().train.x[:, 2].min()
     np.float32(1.0)
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(
+        [seed, 1]
+    )  # with the seed alone, the noise would be a model's weights
     corner = np.arange(n) % 4
     signs = np.stack([corner // 2, corner % 2], axis=1)
     points = 2.0 * signs - 1.0 + noise * rng.standard_normal((n, 2))

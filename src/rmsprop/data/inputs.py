@@ -1,6 +1,7 @@
 """What a trained model must know of its data, and new inputs made ready by it."""
 
 import operator
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,18 +107,36 @@ def read_picture(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            if max(image.size) > LARGEST_SIDE:
-                raise ValueError(
-                    f"{path} must have sides of at most {LARGEST_SIDE} pixels; it has {image.size}"
-                )
-            gray = ImageOps.exif_transpose(image).convert("L")
+        with warnings.catch_warnings():  # the size is checked here, and before a pixel is read
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if max(image.size) > LARGEST_SIDE:
+                    raise ValueError(
+                        f"{path} must have sides of at most {LARGEST_SIDE} pixels; it has {image.size}"
+                    )
+                upright = ImageOps.exif_transpose(image)
+                gray = _gray(upright)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no picture {path}.") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} must have sides of at most {LARGEST_SIDE} pixels") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     height, width = shape
     return np.asarray(gray.resize((width, height), Image.Resampling.LANCZOS), np.float64)
+
+
+def _gray(image: Any) -> Any:
+    """Eight bits of gray: on white where it is transparent, and of 16 bits the upper ones."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # convert would cut 16 bits off at 255
+        deep = np.asarray(image, np.float64)
+        return Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("L")
 
 
 def _scaled_pictures(pictures: np.ndarray, scaling: dict[str, Any]) -> np.ndarray:
@@ -132,9 +151,12 @@ def _scaled_pictures(pictures: np.ndarray, scaling: dict[str, Any]) -> np.ndarra
 
 
 def _scaled_columns(rows: np.ndarray, scaling: dict[str, Any]) -> np.ndarray:
-    if "mean" in scaling:
-        rows = (rows - scaling["mean"]) / scaling["std"]
-    return rows.astype(np.float32)
+    with np.errstate(over="ignore"):  # told below
+        if "mean" in scaling:
+            rows = (rows - scaling["mean"]) / scaling["std"]
+        x = rows.astype(np.float32)
+    require_finite("the input as scaled float32", x)
+    return x
 
 
 def _numbers(text: str, features: int) -> list[float]:

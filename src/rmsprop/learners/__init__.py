@@ -4,11 +4,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rmsprop.data import Dataset
+from rmsprop.data import Dataset, Split
 from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule
 
 Arrays = dict[str, np.ndarray]
+SAMPLE = 5000  # training rows for the loss at the start; all 50,000 of MNIST took the cnn 20 s
 
 
 class Learner(Protocol):
@@ -29,7 +30,10 @@ class Learner(Protocol):
         ...
 
     def measure(self, part: str) -> tuple[float, float | None]:
-        """Mean loss and score on "train", "validation" or "test"; None where there is no score."""
+        """Mean loss and score on "validation", "test" or a "sample" of the training rows.
+
+        None where there is no score.
+        """
         ...
 
     def arrays(self) -> Arrays:
@@ -80,6 +84,12 @@ def learner_of(
     if hasattr(model, "loss_and_grads"):
         from rmsprop.learners.arrays import NumpyLearner
 
+        missing = [n for n in ("params", "loss", "score", "scores") if not hasattr(model, n)]
+        if missing:
+            raise TypeError(
+                f"a model must have params, loss_and_grads, loss, score and scores, as rmsprop.models.MLP; "
+                f"{type(model).__name__} has no {', '.join(missing)}"
+            )
         return NumpyLearner(model, dataset, rule, plan)
     if hasattr(model, "named_parameters"):
         from rmsprop.learners.modules import TorchLearner
@@ -89,6 +99,22 @@ def learner_of(
         "a model must have loss_and_grads, as rmsprop.models.MLP, or be a torch.nn.Module; "
         f"got {type(model).__name__}"
     )
+
+
+def split_of(dataset: Dataset, part: str) -> Split:
+    """The rows to measure on: "validation", "test", or a "sample" of at most 5,000 training rows.
+
+    Examples
+    --------
+    >>> from rmsprop.data import load
+    >>> split_of(load("moons"), "sample")
+    Split(600 rows, 2 features)
+    """
+    if part != "sample":
+        return getattr(dataset, part)
+    train = dataset.train
+    every = slice(None, None, -(-len(train) // SAMPLE))  # all over it, as it may be sorted by class
+    return Split(np.ascontiguousarray(train.x[every]), train.y[every])
 
 
 def part_of(arrays: Arrays, prefix: str) -> Arrays:

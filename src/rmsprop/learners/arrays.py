@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop.data import Dataset
-from rmsprop.learners import Arrays, check_same_arrays, part_of
+from rmsprop.learners import Arrays, check_same_arrays, part_of, split_of
 from rmsprop.numpy import Optimizer
 from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule
@@ -54,7 +54,7 @@ class NumpyLearner:
 
     def measure(self, part: str) -> tuple[float, float | None]:
         """Mean loss and score on a split."""
-        split = getattr(self.dataset, part)
+        split = split_of(self.dataset, part)
         return self.model.loss(split.x, split.y), self.model.score(split.x, split.y)
 
     def scores(self, x: np.ndarray) -> np.ndarray:

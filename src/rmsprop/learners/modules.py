@@ -1,6 +1,7 @@
 """The learner of a PyTorch module."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rmsprop.data import Dataset
-from rmsprop.learners import Arrays, check_same_arrays, part_of
+from rmsprop.learners import Arrays, check_same_arrays, part_of, split_of
+from rmsprop.models.outputs import r_squared
 from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule
 from rmsprop.torch import from_rule
@@ -63,7 +65,7 @@ class TorchLearner:
             group["lr"] = self.plan(self.step_count)
         self.model.train()
         with self._own_stream():
-            z = _checked(self.model(self._x[index]), self.dataset)
+            z = _forward(self.model, self._x[index], self.dataset)
             loss = self._loss(z, self._y[index])
             self.optimizer.zero_grad()
             loss.backward()
@@ -73,15 +75,14 @@ class TorchLearner:
 
     def measure(self, part: str) -> tuple[float, float | None]:
         """Mean loss and score on a split."""
-        split = getattr(self.dataset, part)
+        split = split_of(self.dataset, part)
         z, y = torch.from_numpy(self.scores(split.x)), _targets(split.y, self.dataset.kind)
         loss = float(self._loss(z, y))
         if self.dataset.kind == "multiclass":
             return loss, float((z.argmax(1) == y).double().mean())
         if self.dataset.kind == "binary":
             return loss, float(((z > 0) == (y > 0)).double().mean())
-        spread = ((y.double() - y.double().mean(0)) ** 2).sum()
-        return loss, float(1 - ((y.double() - z.double()) ** 2).sum() / spread)
+        return loss, r_squared(split.y, z.numpy())
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         """The outputs (rows, outputs) for inputs: logits, or the values of a regression."""
@@ -118,11 +119,28 @@ class TorchLearner:
         for path, a in part_of(arrays, "state/").items():
             k, _, key = path.partition("/")
             state.setdefault(int(k), {})[key] = torch.from_numpy(a.copy())
+        self._check_state(state)
         restore(self.model, saved)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if header["threads"] != torch.get_num_threads():
+            warnings.warn(
+                f"this run had {header['threads']} threads and goes on with {torch.get_num_threads()}: its "
+                "last bits will not be those of an uninterrupted one; see OMP_NUM_THREADS",
+                stacklevel=2,
+            )
         self._rng = torch.from_numpy(arrays["rng"].copy())
         self.step_count = int(header["step"])
+
+    def _check_state(self, state: dict[int, dict[str, Tensor]]) -> None:
+        shapes = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
+        for k, known in state.items():
+            for key, a in known.items():
+                if k >= len(shapes) or a.shape not in ((), shapes[k]):
+                    raise ValueError(
+                        f"the saved state {key!r} of parameter {k} has shape {tuple(a.shape)}, the "
+                        f"model's {tuple(shapes[k]) if k < len(shapes) else 'is missing'}: another network"
+                    )
 
     def _loss(self, z: Tensor, y: Tensor) -> Tensor:
         if self.dataset.kind == "multiclass":
@@ -147,7 +165,7 @@ def scores(module: nn.Module, dataset: Dataset, x: np.ndarray) -> np.ndarray:
     """The outputs (rows, outputs) of a module for inputs of its data set, in bounded memory."""
     module.eval()
     with torch.no_grad():
-        parts = [_checked(module(part), dataset) for part in _inputs(dataset, x).split(AT_ONCE)]
+        parts = [_forward(module, part, dataset) for part in _inputs(dataset, x).split(AT_ONCE)]
     return torch.cat(parts).numpy()
 
 
@@ -164,8 +182,14 @@ def _inputs(dataset: Dataset, x: np.ndarray) -> Tensor:
     return tensor.long() if dataset.vocabulary is not None else tensor
 
 
-def _checked(z: Tensor, dataset: Dataset) -> Tensor:
-    """The scores, or an error: against (n,) targets they would broadcast to (n, n) and train on noise."""
+def _forward(module: nn.Module, x: Tensor, dataset: Dataset) -> Tensor:
+    """The scores, or an error: of another shape they would broadcast against the targets."""
+    try:
+        z = module(x)
+    except RuntimeError as error:  # as PyTorch says that shapes do not fit
+        raise ValueError(
+            f"the model cannot take inputs of shape {tuple(x.shape)}: {error}"
+        ) from error
     if z.ndim != 2 or z.shape[1] != dataset.outputs:
         raise ValueError(
             f"the model must return scores of shape (rows, {dataset.outputs}) for {dataset.name}; got "

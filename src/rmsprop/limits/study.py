@@ -1,6 +1,7 @@
 """What a limitation is made of: settings tried on the same seeds, and what their differences say."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule
 from rmsprop.statistics import Interval
 
-HELPS, SAME, HURTS = "helps", "makes no difference", "hurts"
-FLOOR, CEILING = 1e-30, 1e12  # of what is measured in logarithms: 0 has none, and infinity no mean
+HELPS, SAME, HURTS = "helps", "makes no clear difference", "hurts"
+# Of what is measured in logarithms: below the floor all have arrived, and infinity has no mean.
+FLOOR, CEILING = 1e-9, 1e12
 CURVE_POINTS = 120
 
 
@@ -141,7 +143,7 @@ def variant(
     (2.0, [4.0, 2.0], 'constant 0.1')
     """
     kept = measure.kept(values)
-    plan = f"constant {rule.lr:.3g}" if schedule is None else repr(schedule)
+    plan = f"constant {rule.lr:.3g}" if schedule is None else _named(schedule)
     return {
         "label": label,
         "rule": rule.to_dict(),
@@ -152,6 +154,11 @@ def variant(
         "summary": measure.summary(kept),
         "curve": _curve(np.asarray(curves, dtype=np.float64), xs),
     }
+
+
+def _named(schedule: Schedule) -> str:
+    """The schedule as it prints, its numbers to three digits."""
+    return re.sub(r"\d+\.\d{4,}(e-?\d+)?", lambda x: f"{float(x[0]):.3g}", repr(schedule))
 
 
 def _curve(curves: Any, xs: Any) -> dict[str, list[Any]]:
@@ -360,7 +367,7 @@ def tally(limits: Sequence[dict[str, Any]], seeds: int) -> str:
     found = [c["verdict"] for x in limits for p in x["parts"] for c in p["comparisons"]]
     words = {
         HELPS: ("helps", "help"),
-        SAME: ("makes no difference", "make no difference"),
+        SAME: ("makes no clear difference", "make no clear difference"),
         HURTS: ("hurts", "hurt"),
     }
     counts = [(found.count(v), one, many) for v, (one, many) in words.items() if v in found]

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from rmsprop.models.checks import checked_labels, checked_targets
 from rmsprop.models.layers import LOSSES, Array
+from rmsprop.models.outputs import probabilities, r_squared
 
 
 class Model(ABC):
@@ -105,13 +106,7 @@ class Model(ABC):
         [[0.5, 0.5]]
         """
         self._require_classes("predict_proba")
-        z = self.scores(x)
-        if self.loss_name == "binary_cross_entropy":
-            z = np.hstack([np.zeros_like(z), z])  # the softmax of (0, z) is (1 - p, p)
-        z -= z.max(axis=1, keepdims=True)
-        np.exp(z, out=z)
-        z /= z.sum(axis=1, keepdims=True)
-        return z
+        return probabilities(self.scores(x))
 
     def accuracy(self, x: ArrayLike, y: ArrayLike) -> float:
         """The fraction of rows whose predicted class is y.
@@ -129,13 +124,7 @@ class Model(ABC):
 
     @np.errstate(all="ignore")
     def score(self, x: ArrayLike, y: ArrayLike) -> float:
-        """Accuracy; for squared_error R^2, at best 1.
-
-        ::
-
-            R^2 = 1 - sum((y - z)^2) / sum((y - mean(y))^2)
-
-        R^2 is the mean over outputs; a constant target counts 1 if met exactly, else 0, as sklearn.
+        """Accuracy; for squared_error R^2, at best 1, as `outputs.r_squared` says.
 
         Examples
         --------
@@ -147,10 +136,7 @@ class Model(ABC):
         y = self._checked_targets(y, len(x))
         if self.loss_name != "squared_error":
             return float(np.mean(self.predict(x) == y))
-        y = y.astype(np.float64)
-        residual = np.sum((y - self.scores(x)) ** 2, axis=0)
-        spread = np.sum((y - y.mean(axis=0)) ** 2, axis=0)
-        return float(np.mean(np.where(spread == 0, residual == 0, 1 - residual / spread)))
+        return r_squared(y, self.scores(x))
 
     def _checked_targets(self, y: ArrayLike, n: int) -> Array:
         if self.loss_name == "squared_error":

@@ -11,7 +11,8 @@ POOLS = ("last", "mean", "max")
 class Recurrent(nn.Module):
     """Embedding, recurrent layer over the real tokens alone (packed), pooling, dense layer.
 
-    The same network as `rmsprop.models.Recurrent`, with PyTorch's cells; and an LSTM.
+    The same function as `rmsprop.models.Recurrent`, by PyTorch's cells, with their own start and their second
+    bias; and an LSTM.
 
     Parameters
     ----------
