@@ -106,7 +106,8 @@ def test_help_names_every_option_in_80_columns(run, name):
 def test_the_examples_of_the_help_are_commands_that_parse(run):
     for name in COMMANDS:
         text = " ".join(run(name, "--help").out.split())
-        examples = text.split("Examples: ")[1].split(" Arguments:")[0].split(";")
+        text = re.split(" (?:Arguments|Options):", text.split("Examples: ")[1])[0]
+        examples = text.split(";")
         for example in examples:
             program, command, *words = shlex.split(example)
             assert (program, command) == ("rmsprop", name)
@@ -148,7 +149,7 @@ def test_help_and_version_load_nothing_heavy():
         ("compare digit", "did you mean 'digits'"),
         ("compare rosenbrok", "did you mean 'rosenbrock'"),
         ("compare Rosenbrock", "did you mean 'rosenbrock'"),
-        ("compare x", "or give a file (.npz, .csv, .tsv, a folder of IDX files or texts), or path/to/file.py:function"),
+        ("compare x", ".tsv, a folder of IDX files or texts), or path/to/file.py:function"),
         ("path rosenbrok", "Near: rosenbrock"),
         ("rule kears", "did you mean 'keras'"),
         ("rule torch lrr=1", "Rule has no field 'lrr'; did you mean 'lr'"),
@@ -161,7 +162,7 @@ def test_help_and_version_load_nothing_heavy():
         ("compare nothing.py:f", "No file 'nothing.py'"),
         ("compare digits --lr-range 0.1", "--lr-range takes two numbers, a:b; got '0.1'"),
         ("compare xor --lr-range 1:0.1 --jobs 1", "from a low above 0 to a higher; got 1.0:0.1"),
-        ("compare xor --schedule cosin --jobs 1", "schedule must be one of constant, cosine, step, exponential; got 'cosin'"),
+        ("compare xor --schedule cosin --jobs 1", "constant, cosine, step, exponential; got 'cosin'"),
         ("compare xor --hidden 4,x --jobs 1", "--hidden takes whole numbers, 128,64; got '4,x'"),
         ("compare xor --hidden -4 --jobs 1", "each at least 1"),
         ("compare xor --activation rely --jobs 1", "must be one of relu, sigmoid, tanh; got 'rely'"),

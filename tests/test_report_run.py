@@ -124,6 +124,8 @@ def sentence(changes: Record, evaluation: Record | None = None) -> str:
         "rule": {"lr": 0.5},
         "diverged": False,
         "stopped": None,
+        "patience": None,
+        "test_loss": 0.3,
         "steps": [0, 10, 20, 1500],
         "seconds": [0.0, 1.0, 2.0, 3.21],
         "best": 2,
@@ -154,15 +156,28 @@ def test_the_sentence_of_a_regression_has_no_per_cent():
 
 
 def test_the_sentence_of_a_run_that_diverged_says_what_to_do():
-    found = sentence({"diverged": True, "evaluation": None})
-    assert found.startswith("RMSprop diverged on mine at learning rate 0.5: lower it")
+    found = sentence({"diverged": True, "evaluation": None, "test_loss": None})
+    assert found.startswith("RMSprop diverged on mine at learning rate 0.5: its loss is not finite")
     assert "rmsprop compare" in found
 
 
+def test_the_sentence_of_a_run_that_learnt_nothing_has_the_score_and_says_so():
+    found = sentence({"diverged": True})
+    assert found.startswith("87.50% test accuracy")
+    assert found.endswith(
+        "The training loss did not fall: try another learning rate, or rmsprop compare."
+    )
+
+
+def test_the_sentence_of_a_learner_without_data_has_the_test_loss():
+    assert sentence({"evaluation": None}) == "The test loss is 0.3 after 1,500 steps."
+
+
 def test_the_sentence_of_a_run_that_stopped_early_says_what_was_kept():
-    found = sentence({"stopped": "early"})
-    assert found.endswith("It stopped early, and kept the parameters of step 20.")
-    assert "early" not in sentence({"stopped": "callback"})
+    found = sentence({"patience": 3})
+    assert found.endswith("These are the parameters of step 20, the best on validation.")
+    assert "These are" not in sentence({"patience": 3, "best": 3})
+    assert "These are" not in sentence({})
 
 
 @pytest.mark.parametrize(
@@ -171,13 +186,14 @@ def test_the_sentence_of_a_run_that_stopped_early_says_what_was_kept():
 )
 def test_the_sentence_is_honest_about_the_baseline(baseline, words):
     found = sentence({}, {"baseline": baseline})
-    assert found.endswith(f"A logistic regression on bags of words has {words}.")
+    assert "A logistic regression on bags of words, fitted on the training and the" in found
+    assert found.endswith(f" has {words}.")
 
 
 def test_a_run_that_diverged_or_stopped_early_has_its_page(tmp_path):
     words = ("--optimizer", "sgd", "--lr", "1e30", "--epochs", "2")
     result = rmsprop("train", "moons", *words, "--out", str(tmp_path / "lost"))
-    assert result.code == 0, result.err
+    assert result.code == 1, result.err
     record, text = read(tmp_path / "lost")
     page = assert_needs_nothing(text)
     assert record["evaluation"] is None
@@ -188,7 +204,9 @@ def test_a_run_that_diverged_or_stopped_early_has_its_page(tmp_path):
     assert result.code == 0, result.err
     record, text = read(tmp_path / "early")
     assert record["stopped"] == "early"
-    assert f"kept the parameters of step {record['steps'][record['best']]:,}" in Page(text).text
+    assert (
+        f"These are the parameters of step {record['steps'][record['best']]:,}" in Page(text).text
+    )
     kept = saved.load(tmp_path / "early")
     assert evaluate(kept, "validation")["score"] == pytest.approx(max(record["validation_score"]))
 

@@ -97,7 +97,7 @@ def test_a_module_that_is_not_there_is_told():
     [
         ("def make_task(): pass\ndef other(): pass\n", ["it has make_task"]),
         ("def alpha(): pass\ndef beta(): pass\n", ["it has alpha, beta"]),
-        ("make_tsk = 3\n", ["it has none"]),
+        ("make_tsk = 3\n", ["it is of type int"]),
         ("def _hidden(): pass\n", ["it has none"]),
     ],
 )

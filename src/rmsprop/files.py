@@ -74,9 +74,9 @@ def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, An
         # In C order, for it writes others as they lie in memory; and not by its save_file, which leaves a
         # temporary file of its own where the process is killed.
         plain = {name: np.asarray(a, order="C") for name, a in arrays.items()}
-        text = json.dumps(header)
-        metadata = {"rmsprop": text, "sha256": _digest(plain, text)}
-        temporary.write_bytes(safetensors.numpy.save(plain, metadata))
+        # The hash goes into the one header, as of several the order in the file would change by chance.
+        header = {"sha256": _digest(plain, header)} | header
+        temporary.write_bytes(safetensors.numpy.save(plain, {"rmsprop": json.dumps(header)}))
 
 
 def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -86,13 +86,12 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            header = json.loads(metadata.get("rmsprop", "{}"))
+            header = json.loads((file.metadata() or {}).get("rmsprop", "{}"))
             found = header.get("kind") if isinstance(header, dict) else None
             if found != kind:
                 raise ValueError(f"{path} does not hold a {kind}; it says {found!r}")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata.get("sha256") != _digest(arrays, metadata["rmsprop"]):
+        if header.pop("sha256", None) != _digest(arrays, header):
             raise ValueError(f"{path} is damaged: it does not have the SHA-256 that it names")
         return arrays, header
     except FileNotFoundError:
@@ -101,9 +100,9 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
-def _digest(arrays: dict[str, Array], text: str) -> str:
+def _digest(arrays: dict[str, Array], header: dict[str, Any]) -> str:
     """A hash of every bit that counts."""
-    found = hashlib.sha256(text.encode())
+    found = hashlib.sha256(json.dumps(header).encode())
     for name in sorted(arrays):
         a = arrays[name]
         found.update(f"{name} {a.dtype} {a.shape};".encode())

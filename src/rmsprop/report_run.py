@@ -28,7 +28,7 @@ def sentence(record: Record) -> str:
         low, high = (f"{100 * x:.2f}" for x in found["interval"])
         text += f" (95% interval over the {found['rows']:,} rows {low} to {high})"
     steps = record["steps"]
-    text += f" after {steps[-1]:,} steps in {record['seconds'][-1]:.2g} s of training."
+    text += f" after {steps[-1]:,} steps in {_seconds(record['seconds'][-1])} of training."
     if record["patience"] and record["best"] != len(steps) - 1:
         text += (
             f" These are the parameters of step {steps[record['best']]:,}, the best on validation."
@@ -38,6 +38,10 @@ def sentence(record: Record) -> str:
     if "baseline" in found:
         text += " " + _beside(found["interval"], found["baseline"])
     return text
+
+
+def _seconds(x: float) -> str:
+    return f"{x:.2g} s" if x < 1 else f"{x:.1f} s" if x < 100 else f"{x:.0f} s"
 
 
 def _beside(interval: list[float], baseline: float) -> str:

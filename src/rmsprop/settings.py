@@ -225,10 +225,6 @@ def make_entry(settings: Settings, task: Any) -> Entry:
     network = getattr(task, "network", "mlp")
     fields: dict[str, Any] = {}
     if settings.lr is not None:
-        if found.fixed and found.rule.lr != settings.lr:
-            raise ValueError(
-                f"two learning rates: {found.rule.lr:g} of the optimizer, and {settings.lr:g}"
-            )
         fields["lr"] = settings.lr
     elif not found.fixed and found.is_rmsprop:
         fields["lr"] = _LR_OF.get(settings.task) or _LR[network]
@@ -245,7 +241,7 @@ def make_entry(settings: Settings, task: Any) -> Entry:
 def _own(where: str) -> Any:
     """What the user's function returns, if it can be trained."""
     file, _, name = where.rpartition(":")
-    function = find(load_module(file), name, "a function that returns a task,")
+    function = find(load_module(file), name, "a function of nothing, that returns a task:")
     try:
         task = function()
     except Exception as error:  # whatever the user's code raises

@@ -76,7 +76,9 @@ def find(module: ModuleType, name: str, what: str) -> Any:
         return found
     where = getattr(module, "__file__", None) or module.__name__
     if found is not None:
-        raise ValueError(f"{name} in {where} must be {what}; it is a {type(found).__name__}")
+        raise ValueError(
+            f"{where} must define {what} {name!r}; it is of type {type(found).__name__}"
+        )
     names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
     near = ", ".join(difflib.get_close_matches(name, names) or names) or "none"
     raise ValueError(f"{where} must define {what} {name!r}; it has {near}")
