@@ -67,6 +67,16 @@ def run(monkeypatch, capsys, tmp_path) -> Command:
     return command
 
 
+# A suite in the background ignores SIGINT, and would hand that down; a terminal does not. The process undoes
+# it itself, as a preexec_fn would fork this one, which may hold JAX and its threads.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rmsprop.cli import main
+main()
+"""
+
+
 def start(*words: str, **options: Any) -> subprocess.Popen[str]:
     """`rmsprop ...` in a process group of its own."""
     pipes: dict[str, Any] = {
@@ -74,9 +84,7 @@ def start(*words: str, **options: Any) -> subprocess.Popen[str]:
         "stderr": subprocess.PIPE,
         "env": ENVIRONMENT,
     }
-    command = [sys.executable, "-m", "rmsprop.cli", *words]
-    # A suite in the background ignores SIGINT, and would hand that down; a terminal does not.
-    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-c", INTERRUPTIBLE, *words]
     return subprocess.Popen(command, text=True, start_new_session=True, **pipes | options)
 
 

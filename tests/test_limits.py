@@ -168,7 +168,6 @@ DIRECTIONS = [
     ("overshooting", "a bowl", "cosine", "constant 0.1", HELPS),
     ("momentum", "rosenbrock", "momentum 0.9", "plain", HELPS),
     ("momentum", "rosenbrock", "momentum 0.9, cosine", "plain, cosine", HELPS),
-    ("centering", "matyas", "centered, cosine", "plain, cosine", HELPS),
     ("initialisation", "relu", "He", "zero", HELPS),
     ("initialisation", "relu", "He", "all equal", HELPS),
     ("initialisation", "relu", "He", "too large", HELPS),

@@ -28,6 +28,7 @@ import rmsprop
 from rmsprop import Rule, checkpoint, tasks
 from rmsprop.tasks import Task
 from rmsprop.train import Interrupted, Moment, Run, train
+from test_cli import start
 
 HERE = Path(__file__).parent
 ENVIRONMENT = os.environ | {
@@ -744,7 +745,8 @@ def test_signals_again_and_again_cost_not_a_step(tmp_path, lives, name):
     seed = secrets.randbits(32)
     print(f"the moments of the signals come from seed {seed}")
     generator = random.Random(seed)
-    job = {"settings": {"epochs": 24}, "options": {"resume": True, "checkpoint_steps": 5}}
+    epochs = 80  # about two seconds on a quiet machine
+    job = {"settings": {"epochs": epochs}, "options": {"resume": True, "checkpoint_steps": 5}}
     code, whole = lives.live("digits", folder=str(tmp_path / "whole"), **job)
     assert code == 0
     folder, made, stops, found = tmp_path / "stopped", [], 0, {}
@@ -757,7 +759,8 @@ def test_signals_again_and_again_cost_not_a_step(tmp_path, lives, name):
         if not found:  # it came before `train` could catch it
             assert (code, name) == (-signal.SIGTERM, "SIGTERM")
             continue
-        assert code == 0
+        # One that comes when the run is over ends the process, as it should.
+        assert code == 0 or (code == -signal.SIGTERM and found["error"] is None)
         made += found["seen"]
         if found["error"] is None:
             break
@@ -766,10 +769,10 @@ def test_signals_again_and_again_cost_not_a_step(tmp_path, lives, name):
         if kind == "Interrupted":
             stops += 1
             if found["seen"]:
-                assert f"{found['seen'][-1]} of {24 * 34}" in text
+                assert f"{found['seen'][-1]} of {epochs * 34}" in text
                 assert steps_kept(folder)[-1] == found["seen"][-1]
     assert stops >= 3
-    assert made == list(range(1, 24 * 34 + 1))
+    assert made == list(range(1, epochs * 34 + 1))
     assert untimed(found["run"]) == untimed(whole["run"])
     assert_ended_well(found, folder, tmp_path / "whole")
 
@@ -883,16 +886,6 @@ def test_a_disk_full_to_the_end_is_an_error_and_the_old_checkpoints_stay(tmp_pat
 # The command line
 
 
-def command(*words: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-m", "rmsprop.cli", "train", *words],
-        env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe, start_new_session=True,
-        # A suite in the background ignores SIGINT, and would hand that down; a terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-
-
 WORDS = ("digits", "--optimizer", "rmsprop:momentum=0.9:centered=true", "--lr", "0.005",
          "--schedule", "cosine", "--epochs", "40", "--checkpoint-steps", "1")  # fmt: skip
 
@@ -904,10 +897,10 @@ def test_the_command_is_killed_and_stopped_and_gone_on_with(tmp_path):
     generator = random.Random(seed)
     folder = tmp_path / "a run"
     words = (*WORDS, "--out", str(folder))
-    whole = command(*WORDS, "--out", str(tmp_path / "whole"))  # meanwhile
+    whole = start("train", *WORDS, "--out", str(tmp_path / "whole"))  # meanwhile
     kinds = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM]
     for k, kind in enumerate(kinds):
-        process = command(*words, *(["--resume"] if k else []))
+        process = start("train", *words, *(["--resume"] if k else []))
         before = steps_kept(folder)[-1:]
         wait_for(lambda p=process, b=before: p.poll() is not None or steps_kept(folder)[-1:] > b)
         assert process.poll() is None, process.communicate()
@@ -926,7 +919,7 @@ def test_the_command_is_killed_and_stopped_and_gone_on_with(tmp_path):
             assert again.split()[-1] == "--resume"
             assert again.count("--resume") == 1
 
-    process = command(*words, "--resume")
+    process = start("train", *words, "--resume")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Warning" not in err
@@ -944,12 +937,12 @@ def test_the_command_is_killed_and_stopped_and_gone_on_with(tmp_path):
 def test_the_command_repeats_a_run_from_its_settings_byte_for_byte(tmp_path):
     words = ("moons", "--optimizer", "rmsprop:momentum=0.9", "--lr", "0.02", "--schedule", "cosine",
              "--epochs", "3", "--batch-size", "16", "--seed", "7", "--patience", "2")  # fmt: skip
-    first = command(*words, "--out", str(tmp_path / "a"))
+    first = start("train", *words, "--out", str(tmp_path / "a"))
     _, err = first.communicate(timeout=60)
     assert first.returncode == 0, err
     config = ("--config", str(tmp_path / "a" / "run.toml"), "--out")
-    again = command(*config, str(tmp_path / "b"))
-    other = command(*config, str(tmp_path / "c"), "--seed", "8")
+    again = start("train", *config, str(tmp_path / "b"))
+    other = start("train", *config, str(tmp_path / "c"), "--seed", "8")
     for process in (again, other):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0, err

@@ -11,7 +11,7 @@ from typing import Any
 from rmsprop import data
 from rmsprop.entries import Entry, entry
 from rmsprop.rule import Rule, near
-from rmsprop.tasks import RECURRENT, Task, read_by
+from rmsprop.tasks import RECURRENT, Task, read_by, split_name
 from rmsprop.user_code import find, load_module
 
 # Learning rates at which the tasks of the README do well with the cosine schedule: where to begin, not a
@@ -176,7 +176,7 @@ def resolved(settings: Settings, task: Any, rule: Rule) -> Settings:
 
 def _absolute(where: str | None) -> str | None:
     """A path that holds from any folder, with what follows a colon; a name as it is."""
-    if where is None or where.split("-")[0] in data.NAMES:
+    if where is None or split_name(where)[0] in data.NAMES:
         return where
     file, colon, name = where.rpartition(":") if ":" in where else (where, "", "")
     return f"{Path(file).resolve()}{colon}{name}" if Path(file).exists() else where

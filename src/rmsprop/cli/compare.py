@@ -161,7 +161,7 @@ def _compare_task(
     if running["download"]:
         data.load(split_name(what)[0], data_dir=settings.get("data_dir"), download=True)
     task = Task.of(what, **settings)
-    task.dataset  # noqa: B018  (bad data are told before anything is written)
+    task.model(0)  # bad data, or a framework that is missing, are told before anything is written
     resume = bool(running["resume"])
     ledger = Ledger(folder / "runs.jsonl", resume=resume)
     with console.progress() as progress:

@@ -96,6 +96,8 @@ def train(
     flags = {f.name: shared.plain(flags[f.name]) for f in fields(Settings)}
     flags["hidden"] = shared.widths(hidden)
     found = (read(config) if config else {}) | shared.given(flags)
+    if (epochs is None) != (steps is None):  # one of them comes before the file's other
+        found.pop("steps" if steps is None else "epochs", None)
     if "task" not in found:
         raise ValueError(f"name a task: {_TASKS}; or a file with --config")
     settings = Settings(**found)

@@ -42,7 +42,7 @@ class TorchLearner:
     >>> learner = TorchLearner(module, moons, Rule(lr=0.01), lambda step: 0.01)
     >>> loss = learner.step(np.arange(32))
     >>> learner.step_count, learner.scores(moons.test.x).shape
-    (1, (100, 1))
+    (1, (200, 1))
     """
 
     def __init__(

@@ -46,7 +46,7 @@ class Measure:
         Examples
         --------
         >>> Measure("height", log=True).kept([0.0, 2.0, float("inf"), float("nan")])
-        [1e-30, 2.0, 1000000000000.0, 1000000000000.0]
+        [1e-09, 2.0, 1000000000000.0, 1000000000000.0]
         """
         flat = np.asarray(values, dtype=np.float64)
         if self.log:
@@ -96,7 +96,7 @@ def judge(difference: Interval, higher_is_better: bool) -> str:
     >>> judge({"mean": -1.0, "low": -1.5, "high": -0.5, "n": 5}, higher_is_better=False)
     'helps'
     >>> judge({"mean": -1.0, "low": -2.5, "high": 0.5, "n": 5}, higher_is_better=False)
-    'makes no difference'
+    'makes no clear difference'
     """
     mean = difference["mean"]
     if mean is None or difference["low"] is None:
