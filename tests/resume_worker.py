@@ -93,7 +93,9 @@ def one_life(job: dict[str, Any]) -> None:
     folder, seen, sent = Path(job["folder"]), [], []
 
     def watch(moment: Any) -> None:
-        if not seen or seen[-1] != moment.step:
+        if (
+            not moment.measured
+        ):  # a run may go on at the measurement after a step that another life made
             seen.append(moment.step)
         if job.get("signal") and not sent and moment.step == job["signal"][0]:
             sent.append(True)
