@@ -2,9 +2,9 @@
 
 Ours is what the loop of `rmsprop.train` does with `rmsprop.models.Recurrent`: embedding, cell and
 back-propagation through time in NumPy, and our optimizer. PyTorch runs `rmsprop.networks.Recurrent`, which
-has nn.RNN or nn.GRU over packed sequences, with its own RMSprop, eagerly. Both start from the same weights and
-take the same batches; the first loss is compared before anything is timed. (Later ones differ: PyTorch's cells
-have two biases where one would do, and both learn.)
+has nn.RNN or nn.GRU over packed sequences, with its own RMSprop, eagerly. Both start from the same weights
+and take the same batches; the first loss is compared before anything is timed. (Later ones differ: PyTorch's
+cells have two biases where one would do, and both learn.)
 
     python benchmarks/rnn_epoch.py [--quick] [--json [FILE]]
 
@@ -15,6 +15,7 @@ import os
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from peers import require_torch, torch
 from rmsprop import Rule
@@ -39,7 +40,8 @@ class Ours:
 
     def __call__(self) -> list[float]:
         dealt = batches(self.learner.rows, BATCH, np.random.default_rng(0))
-        return [self.learner.step(rows) for rows in dealt]
+        with threadpool_limits(1, user_api="blas"):  # as `train` does
+            return [self.learner.step(rows) for rows in dealt]
 
 
 class Torch:

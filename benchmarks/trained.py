@@ -5,8 +5,8 @@ Student's t). Seconds are of training alone, without loading, measuring and repo
 
     python benchmarks/trained.py [--quick] [--json [FILE]]
 
-Targets: 98.0% on MNIST for the NumPy mlp in 10 epochs, 99.0% for the cnn in 5, and for the recurrent network in
-NumPy 75% on the reviews within 3 minutes.
+Targets: 98.0% on MNIST for the NumPy mlp in 10 epochs, 99.0% for the cnn in 5, and for the recurrent network
+in NumPy 75% on the reviews within 3 minutes.
 """
 
 import time
@@ -23,8 +23,8 @@ from tables import Report, main
 
 SEEDS = {"mnist-cnn": 3, "mnist-mlp": 5}
 TASKS = (
-    "xor", "moons", "linear", "digits-mlp", "digits-rnn", "digits-gru", "digits-cnn", "mnist-mlp", "reviews-rnn",
-    "reviews-gru", "reviews-lstm", "mnist-cnn",
+    "xor", "moons", "linear", "digits-mlp", "digits-rnn", "digits-gru", "digits-cnn", "mnist-mlp",
+    "reviews-rnn", "reviews-gru", "reviews-lstm", "mnist-cnn",
 )  # fmt: skip
 NEEDS_TORCH = ("digits-cnn", "reviews-lstm", "mnist-cnn")
 TARGETS = {"mnist-mlp": 0.98, "mnist-cnn": 0.99, "reviews-rnn": 0.75, "reviews-gru": 0.75}
