@@ -2,7 +2,8 @@
 
 This page is the table of contents.  It imports no framework and loads at once; the rest is imported
 by name: `rmsprop.numpy`, `rmsprop.torch`, `rmsprop.reference`, `rmsprop.surfaces`, `rmsprop.simulate`,
-`rmsprop.data`, `rmsprop.models`, `rmsprop.train`, `rmsprop.compare`, `rmsprop.report`.
+`rmsprop.data`, `rmsprop.models`, `rmsprop.tasks`, `rmsprop.train`, `rmsprop.style`, `rmsprop.compare`,
+`rmsprop.limits`.
 """
 
 from rmsprop.dialects import DIALECTS, PRESETS, Dialect
