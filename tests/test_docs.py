@@ -22,7 +22,7 @@ SHORTER = {
     "rmsprop train mnist-cnn": "--steps 20",
     "rmsprop train mnist-mlp": "--epochs 1",
     "rmsprop train style": "--size 64 --steps 12",
-    "rmsprop limits": "--seeds 2",
+    "rmsprop limits": "--only momentum,schedules --seeds 3",
 }
 
 
