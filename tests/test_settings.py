@@ -12,6 +12,7 @@ import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
+import needs
 from rmsprop import cli, settings
 from rmsprop.settings import Settings, make_entry, make_task
 from rmsprop.tasks import Task
@@ -332,3 +333,24 @@ def test_run_toml_says_the_whole_run(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "b" / "run.toml").read_text() == path.read_text()
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
     assert models[0] == models[1]
+
+
+def test_clipping_is_the_settings_or_the_optimizers_own_or_the_networks():
+    def clip(task, **changes):
+        settings = Settings(task, **changes)
+        return make_entry(settings, make_task(settings)).rule.clip_global_norm
+
+    assert clip("digits") is None
+    assert clip("digits-rnn") == 1.0
+    assert clip("digits-rnn", clip_norm=0.0) is None
+    assert clip("digits-rnn", optimizer="rmsprop:clip_global_norm=2") == 2.0
+    assert clip("digits", optimizer="rmsprop:clip_global_norm=2") == 2.0
+    assert clip("digits", optimizer="rmsprop:clip_global_norm=2", clip_norm=3.0) == 3.0
+    value = Settings("digits-rnn", optimizer="rmsprop:clip_value=0.1")
+    assert make_entry(value, make_task(value)).rule.clip_global_norm is None
+
+
+def test_a_style_transfer_has_the_rule_that_its_package_names():
+    style = needs.package("rmsprop.style")
+    settings = Settings("style")
+    assert make_entry(settings, make_task(settings)).rule == style.RULE

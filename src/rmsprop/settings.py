@@ -228,13 +228,14 @@ def make_entry(settings: Settings, task: Any) -> Entry:
         fields["lr"] = settings.lr
     elif not found.fixed and found.is_rmsprop:
         fields["lr"] = _LR_OF.get(settings.task) or _LR[network]
-    clip = settings.clip_norm
-    if clip is None:
-        clip = _CLIP_NORM if network in RECURRENT else 0.0
-    if clip < 0:
-        raise ValueError(f"clip_norm must be 0 (clip nothing) or more; got {clip}")
-    if clip:
-        fields["clip_global_norm"] = clip
+    if settings.clip_norm is not None and settings.clip_norm < 0:
+        raise ValueError(f"clip_norm must be 0 (clip nothing) or more; got {settings.clip_norm}")
+    rule = found.rule
+    clips = rule.clip_value or rule.clip_norm or rule.clip_global_norm
+    if settings.clip_norm is not None:
+        fields["clip_global_norm"] = settings.clip_norm or None
+    elif network in RECURRENT and not clips:
+        fields["clip_global_norm"] = _CLIP_NORM
     return Entry(found.label, found.rule.replace(**fields), True)
 
 
