@@ -15,14 +15,14 @@ def write(folder: Path, text: str, name: str = "mine.py") -> str:
 
 def test_a_file_is_run_and_what_it_defines_is_found(tmp_path):
     module = load_module(write(tmp_path, "def double(x):\n    return 2 * x\n"))
-    assert find(module, "double", "a function")(4) == 8
+    assert find(module, "double")(4) == 8
 
 
 def test_a_file_is_run_anew_each_time(tmp_path):
     path = write(tmp_path, "def value(): return 1\n")
-    assert find(load_module(path), "value", "a function")() == 1
+    assert find(load_module(path), "value")() == 1
     write(tmp_path, "def value(): return 22222\n")
-    assert find(load_module(path), "value", "a function")() == 22222
+    assert find(load_module(path), "value")() == 22222
 
 
 def test_a_dataclass_of_the_file_finds_its_module(tmp_path):
@@ -41,13 +41,13 @@ def test_a_file_may_hide_no_module_of_the_same_name(tmp_path):
 
 
 def test_a_module_is_taken_by_its_dotted_name():
-    assert find(load_module("os.path"), "join", "a function")("a", "b") == str(Path("a", "b"))
+    assert find(load_module("os.path"), "join")("a", "b") == str(Path("a", "b"))
 
 
 def test_a_path_may_begin_with_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path, "def value(): return 3\n")
-    assert find(load_module("~/mine.py"), "value", "a function")() == 3
+    assert find(load_module("~/mine.py"), "value")() == 3
 
 
 @pytest.mark.parametrize(
@@ -104,5 +104,5 @@ def test_a_module_that_is_not_there_is_told():
 def test_a_function_that_is_not_there_is_told_with_the_near_one(tmp_path, text, words):
     module = load_module(write(tmp_path, text))
     with pytest.raises(ValueError, match="must define a function 'make_tsk'") as caught:
-        find(module, "make_tsk", "a function")
+        find(module, "make_tsk")
     assert all(str(caught.value).endswith(word) for word in words)

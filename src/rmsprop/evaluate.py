@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from rmsprop.baseline import baseline
-from rmsprop.data.inputs import class_names
 from rmsprop.models.outputs import probabilities, r_squared
 from rmsprop.saved import Saved
 
@@ -46,7 +45,7 @@ def evaluate(saved: Saved, part: str = "test") -> dict[str, Any]:
     found = _of_values(z, split.y) if kind == "regression" else _of_classes(kind, z, split.y)
     found = {"data": saved.dataset.name, "part": part, "rows": len(split)} | found
     if kind != "regression":
-        found["classes"] = list(class_names(saved.dataset))
+        found["classes"] = list(saved.dataset.classes)
     if saved.dataset.vocabulary is not None and part == "test":
         found["baseline"] = baseline(saved.dataset)
     return found

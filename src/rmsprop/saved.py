@@ -9,7 +9,7 @@ import numpy as np
 from rmsprop import files
 from rmsprop.checkpoint import MODEL
 from rmsprop.data import Dataset
-from rmsprop.data.inputs import class_names, described, read_inputs
+from rmsprop.data.inputs import described, read_inputs
 from rmsprop.learners import Arrays, check_same_arrays, part_of
 from rmsprop.models.outputs import probabilities
 from rmsprop.settings import Settings, make_task, read
@@ -73,9 +73,8 @@ class Saved:
         if self.dataset.kind == "regression":
             values = self.scores(x)[:, 0]
             return [{"input": g, "value": float(v)} for g, v in zip(given, values, strict=True)]
-        names = class_names(self.dataset)
         return [
-            {"input": g} | _answer(names, p)
+            {"input": g} | _answer(self.dataset.classes, p)
             for g, p in zip(given, self.probabilities(x), strict=True)
         ]
 

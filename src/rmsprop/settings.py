@@ -242,7 +242,7 @@ def make_entry(settings: Settings, task: Any) -> Entry:
 def _own(where: str) -> Any:
     """What the user's function returns, if it can be trained."""
     file, _, name = where.rpartition(":")
-    function = find(load_module(file), name, "a function of nothing, that returns a task:")
+    function = find(load_module(file), name, " that returns a task")
     try:
         task = function()
     except Exception as error:  # whatever the user's code raises

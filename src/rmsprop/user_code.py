@@ -55,30 +55,29 @@ def load_module(where: str) -> ModuleType:
         ) from error
 
 
-def find(module: ModuleType, name: str, what: str) -> Any:
-    """What a module calls `name`, or a ValueError that says what it has.
+def find(module: ModuleType, name: str, what: str = "") -> Any:
+    """The function that a module calls `name`, or a ValueError that says what it has.
 
     Parameters
     ----------
     module, name
         Where, and which.
     what
-        What it is for, in the error: "a function".
+        What is asked of it, in the error: " of (x, y)".
 
     Examples
     --------
     >>> import math
-    >>> find(math, "hypot", "a function")(3.0, 4.0)
+    >>> find(math, "hypot")(3.0, 4.0)
     5.0
     """
     found = getattr(module, name, None)
     if callable(found):
         return found
     where = getattr(module, "__file__", None) or module.__name__
+    rule = f"{where} must define a function {name!r}{what}"
     if found is not None:
-        raise ValueError(
-            f"{where} must define {what} {name!r}; it is of type {type(found).__name__}"
-        )
+        raise ValueError(f"{rule}; it is of type {type(found).__name__}")
     names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
     near = ", ".join(difflib.get_close_matches(name, names) or names) or "none"
-    raise ValueError(f"{where} must define {what} {name!r}; it has {near}")
+    raise ValueError(f"{rule}; it has {near}")

@@ -1,6 +1,5 @@
 """What a trained model must know of its data, and new inputs made ready by it."""
 
-import operator
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,8 +171,3 @@ def _numbers(text: str, features: int) -> list[float]:
         )
     require_finite("the input", np.array(row))
     return row
-
-
-def class_names(dataset: Dataset) -> tuple[str, ...]:
-    """Names of the classes for people: those of a binary data set too."""
-    return dataset.classes or tuple(str(k) for k in range(operator.index(dataset.outputs)))

@@ -81,7 +81,10 @@ class NumpyLearner:
 
     def header(self) -> dict[str, Any]:
         """The optimizer's rule and counts, and the state of the model's generator."""
-        state = self.optimizer.state_dict()
+        optimizer = self.optimizer
+        state = optimizer.state.to_dict(
+            optimizer.rule, optimizer.skipped
+        )  # without copies of arrays
         rng = getattr(self.model, "rng", None)
         return {
             "optimizer": {key: state[key] for key in ("rule", "step", "skipped")},

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rmsprop.learners import part_of
 from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule
 from rmsprop.style import images
@@ -141,7 +142,7 @@ class StyleLearner:
         if pixels is None or pixels.shape != shape or pixels.dtype != np.float32:
             found = "none" if pixels is None else f"{pixels.shape} {pixels.dtype}"
             raise ValueError(f"params/image must be {shape} float32; got {found}")
-        entry = {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
+        entry = part_of(arrays, "state/")
         expected = self._state_shapes(shape) if steps else {}
         found = {name: value.shape for name, value in entry.items()}
         if found != expected:

@@ -1,6 +1,5 @@
 """Surfaces from the user's own functions: in Python, or in a file."""
 
-import difflib
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -8,7 +7,7 @@ from typing import Any
 
 from rmsprop.surfaces.surface import Point, Surface, pair_of, ranges_of
 from rmsprop.surfaces.table import get
-from rmsprop.user_code import load_module
+from rmsprop.user_code import find, load_module
 
 _STEP = sys.float_info.epsilon ** (1 / 3)  # balances truncation and rounding of central differences
 
@@ -182,8 +181,5 @@ def load(spec: str) -> Surface:
     found = getattr(module, wanted, None)
     if isinstance(found, Surface):
         return found
-    if found is None or not callable(found):
-        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        near = ", ".join(difflib.get_close_matches(wanted, names) or names) or "none"
-        raise ValueError(f"{where} must define a function {wanted!r} of (x, y); it has {near}")
+    found = find(module, wanted, " of (x, y)")
     return from_function(found, getattr(module, f"{wanted}_gradient", None), name=wanted)
