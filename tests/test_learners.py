@@ -460,7 +460,9 @@ def test_a_state_of_another_shape_is_refused(framework):
     assert_same(after, before)
 
 
-@pytest.mark.parametrize("model", [None, 3, "mlp", object(), lambda x: x], ids=str)
+@pytest.mark.parametrize(
+    "model", [None, 3, "mlp", object(), lambda x: x], ids=lambda m: type(m).__name__
+)
 def test_what_is_no_model_is_refused_by_its_type(model):
     with pytest.raises(
         TypeError, match=rf"loss_and_grads.*torch.nn.Module; got {type(model).__name__}"

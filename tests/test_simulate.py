@@ -307,7 +307,11 @@ def test_steps_are_at_least_one(steps):
         path(ROSENBROCK, RULES["sgd"], (0, 0), steps)
 
 
-@pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf, lambda t: 0.1 - t], ids=str)
+@pytest.mark.parametrize(
+    "lr",
+    [-0.1, math.nan, math.inf, lambda t: 0.1 - t],
+    ids=lambda lr: "schedule" if callable(lr) else str(lr),
+)
 def test_a_learning_rate_is_finite_and_not_negative(lr):
     with pytest.raises(ValueError, match="learning_rate must be finite and at least 0"):
         path(ROSENBROCK, RULES["sgd"], (0, 0), 5, learning_rate=lr)
