@@ -27,7 +27,10 @@ def test_kernels_run_uncompiled(tmp_path: Path) -> None:
         "nojit",
         "-p",
         "no:cacheprovider",
-        *[str(TESTS / f"test_{name}.py") for name in ("kernels", "lowbit", "torch_kernels")],
+        *[
+            str(TESTS / f"test_{name}.py")
+            for name in ("kernels", "lowbit", "stacked", "torch_kernels")
+        ],
     ]
     done = subprocess.run(
         [sys.executable, *words],
