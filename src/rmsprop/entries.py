@@ -31,11 +31,14 @@ class Entry:
         Its update; the learning rate is the one given, or a placeholder until it is searched.
     fixed
         Whether the user gave the learning rate, so that it is not searched.
+    given
+        The fields of the rule that the user gave.
     """
 
     label: str
     rule: Rule
     fixed: bool = False
+    given: tuple[str, ...] = ()
 
     @property
     def is_rmsprop(self) -> bool:
@@ -74,7 +77,7 @@ def entry(spec: str) -> Entry:
     >>> entry("rmsprop-keras:decay=0.99:centered=true")
     Entry(label='RMSprop (keras, decay=0.99, centered=true)', \
 rule=Rule(lr=0.001, decay=0.99, eps=1e-07, centered=True, decoupled_weight_decay=True, eps_in_sqrt=True, \
-lr_in_momentum=True), fixed=False)
+lr_in_momentum=True), fixed=False, given=('decay', 'centered'))
     """
     name, *pairs = spec.strip().split(":")
     fields = dict(_pair(pair, spec) for pair in pairs)
@@ -92,7 +95,9 @@ lr_in_momentum=True), fixed=False)
     else:
         label = _LABELS["rmsprop"]
         notes = notes if name == "rmsprop" else [dialect, *notes]
-    return Entry(label + (f" ({', '.join(notes)})" if notes else ""), rule, "lr" in fields)
+    return Entry(
+        label + (f" ({', '.join(notes)})" if notes else ""), rule, "lr" in fields, tuple(fields)
+    )
 
 
 def entries(optimizers: list[str], dialects: list[str]) -> list[Entry]:
@@ -112,7 +117,7 @@ def entries(optimizers: list[str], dialects: list[str]) -> list[Entry]:
         raise ValueError("name at least one optimizer")
     labels = [e.label for e in found]
     found = [
-        Entry(f"{e.label}, lr {e.rule.lr:g}", e.rule, e.fixed)
+        Entry(f"{e.label}, lr {e.rule.lr:g}", e.rule, e.fixed, e.given)
         if e.fixed and labels.count(e.label) > 1
         else e
         for e in found

@@ -40,8 +40,8 @@ __all__ = [
     "xor",
 ]
 
-_OFFLINE = {"digits": digits, "moons": moons, "xor": xor, "linear": linear}
-NAMES = (*_OFFLINE, "mnist", "reviews")
+_DRAWN = {"moons": moons, "xor": xor, "linear": linear}
+NAMES = ("digits", *_DRAWN, "mnist", "reviews")
 
 
 def load(
@@ -66,7 +66,7 @@ def load(
         Where mnist or reviews lies, or mnist goes; see load_mnist and load_reviews. Other data sets
         do not read it.
     seed
-        Decides the split, and draws moons, xor and linear. 0 to 2**32 - 1.
+        Decides the split, 0 to 2**32 - 1. The rows of moons, xor and linear are the same for all.
     download
         Fetch mnist where it is not found; reviews cannot be fetched.
     kind
@@ -100,7 +100,7 @@ def load(
         elif name == "reviews":
             data = load_reviews(data_dir=data_dir, seed=seed, words=words, longest=longest)
         else:
-            data = _OFFLINE[name](seed=seed)
+            data = digits(seed=seed) if name == "digits" else _DRAWN[name](split=seed)
         if kind not in (None, data.kind):
             raise ValueError(f"kind is for your own files; {name} is {data.kind}, got {kind!r}.")
         return data

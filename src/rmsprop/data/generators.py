@@ -7,7 +7,7 @@ import numpy as np
 from rmsprop.data.dataset import Dataset, build
 
 
-def moons(n: int = 1000, *, noise: float = 0.2, seed: int = 0) -> Dataset:
+def moons(n: int = 1000, *, noise: float = 0.2, seed: int = 0, split: int | None = None) -> Dataset:
     """Two interleaved half circles in the plane: the smallest problem a line cannot solve.
 
     Parameters
@@ -17,7 +17,9 @@ def moons(n: int = 1000, *, noise: float = 0.2, seed: int = 0) -> Dataset:
     noise
         Standard deviation of the Gaussian noise on each coordinate, before scaling.
     seed
-        Draws the points and decides the split.
+        Draws the points.
+    split
+        Seed of the split; None is `seed`.
 
     Raises
     ------
@@ -35,10 +37,12 @@ def moons(n: int = 1000, *, noise: float = 0.2, seed: int = 0) -> Dataset:
     rng: Any = np.random.RandomState(np.random.PCG64(seed))
     points: Any = make_moons(n, noise=noise, random_state=rng)
     source = f"scikit-learn make_moons, n={n}, noise={noise}"
-    return build("moons", "binary", ("upper", "lower"), points, seed=seed, source=source)
+    return build(
+        "moons", "binary", ("upper", "lower"), points, seed=_split(seed, split), source=source
+    )
 
 
-def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0) -> Dataset:
+def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0, split: int | None = None) -> Dataset:
     """Noisy exclusive or: clouds around (+-1, +-1), labelled by whether the signs differ.
 
     A third input is the constant 1, which stands in for a bias; x is therefore left unscaled.
@@ -50,7 +54,9 @@ def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0) -> Dataset:
     noise
         Standard deviation of a cloud; 0.4 leaves 1.2 % of the points beyond an axis.
     seed
-        Draws the points and decides the split.
+        Draws the points.
+    split
+        Seed of the split; None is `seed`.
 
     Raises
     ------
@@ -72,10 +78,19 @@ def xor(n: int = 1000, *, noise: float = 0.4, seed: int = 0) -> Dataset:
     y = signs[:, 0] ^ signs[:, 1]
     source = f"drawn: corners (+-1, +-1) plus N(0, {noise}^2), and a constant input, n={n}"
     classes = ("same sign", "different sign")
-    return build("xor", "binary", classes, (x, y), seed=seed, source=source, scale=False)
+    return build(
+        "xor", "binary", classes, (x, y), seed=_split(seed, split), source=source, scale=False
+    )
 
 
-def linear(n: int = 1000, *, features: int = 5, noise: float = 1.0, seed: int = 0) -> Dataset:
+def linear(
+    n: int = 1000,
+    *,
+    features: int = 5,
+    noise: float = 1.0,
+    seed: int = 0,
+    split: int | None = None,
+) -> Dataset:
     """A linear regression with known weights w.
 
     ::
@@ -91,7 +106,9 @@ def linear(n: int = 1000, *, features: int = 5, noise: float = 1.0, seed: int = 
     noise
         Standard deviation of the noise on y; noise**2 is the best reachable squared error.
     seed
-        Draws x, w and the noise, and decides the split.
+        Draws x, w and the noise.
+    split
+        Seed of the split; None is `seed`.
 
     Raises
     ------
@@ -111,7 +128,7 @@ def linear(n: int = 1000, *, features: int = 5, noise: float = 1.0, seed: int = 
     y = np.sum(x * w, axis=1) + noise * rng.standard_normal(n)
     weights = ", ".join(f"{value:.4f}" for value in w)
     source = f"drawn: y = x w + N(0, {noise}^2), x ~ N(0, I), w = ({weights}), n={n}"
-    return build("linear", "regression", (), (x, y), seed=seed, source=source)
+    return build("linear", "regression", (), (x, y), seed=_split(seed, split), source=source)
 
 
 def digits(*, seed: int = 0) -> Dataset:
@@ -141,3 +158,7 @@ def digits(*, seed: int = 0) -> Dataset:
         source="Optical Recognition of Handwritten Digits, UCI, as bundled with scikit-learn",
         licence="CC BY 4.0",
     )
+
+
+def _split(seed: int, split: int | None) -> int:
+    return seed if split is None else split
