@@ -7,6 +7,7 @@ that the final runs do not use; the test split is looked at once, by the final r
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rmsprop import statistics, verdict
@@ -24,6 +25,8 @@ SEARCH_SEEDS = 3
 FIRST_SEARCH_SEED = 1000
 LARGE = 20_000
 """Training rows from which on fewer seeds are the default, for time's sake."""
+TRIALS = 30
+"""Of each competitor, where all settings are searched."""
 TOLERANCE = 0.01
 """A learning rate is called good if its score is within this of the best."""
 
@@ -38,6 +41,9 @@ def compare_task(
     lr_range: tuple[float, float] = LR_RANGE,
     schedule: str = "cosine",
     target: float | None = None,
+    tune: str | None = None,
+    trials: int = TRIALS,
+    storage: str | Path | None = None,
     processes: int = 1,
     ledger: Ledger | None = None,
     progress: Progress | None = None,
@@ -60,6 +66,9 @@ def compare_task(
         `"cosine"` (from the learning rate to 0) or `"constant"`.
     target
         The validation score whose first reach is timed; default 99% of the best mean at the end.
+    tune, trials, storage
+        "tpe" or "random" searches all settings of each competitor in place of the learning rate alone, with
+        so many trials each, default 30; they are kept in the storage, as in `search.tune`.
     processes, ledger, progress
         As in `ledger.run_all`.
 
@@ -93,8 +102,14 @@ def compare_task(
 
     searched = [e for e in competitors if not e.fixed]
     first = max(FIRST_SEARCH_SEED, seeds)  # beyond the seeds of the final runs
-    trials = range(first, first + search_seeds)
-    wanted = [(e.rule.replace(lr=lr), s, False) for e in searched for lr in rates for s in trials]
+    tuned: dict[str, dict[str, Any]] = {}
+    if tune is not None:
+        tuned = _tuned(
+            task, searched, tune, trials, search_seeds, first, schedule, storage, options
+        )
+        searched = []
+    drawn = range(first, first + search_seeds)
+    wanted = [(e.rule.replace(lr=lr), s, False) for e in searched for lr in rates for s in drawn]
     records = _train_all(task, wanted, schedule, "learning rates", options)
     each = budget * search_seeds
     tables = {
@@ -102,7 +117,15 @@ def compare_task(
         for e, k in zip(searched, _starts(len(searched), each), strict=True)
     }
 
-    chosen = {e.label: e.rule.lr if e.fixed else _choose(tables[e.label]) for e in competitors}
+    chosen = {
+        e.label: e.rule.lr if e.fixed else _choose(tables[e.label])
+        for e in competitors
+        if e.label not in tuned
+    }
+    for label, one in tuned.items():
+        tables[label], entry = one["table"], one["entry"]
+        chosen[label] = None if entry is None else entry.rule.lr
+    competitors = [tuned.get(e.label, {}).get("entry") or e for e in competitors]
     finalists = [e for e in competitors if chosen[e.label] is not None]
     final = [
         (e.rule.replace(lr=chosen[e.label]), seed, seed == 0)
@@ -119,6 +142,10 @@ def compare_task(
         _result(e, chosen[e.label], tables.get(e.label, []), runs.get(e.label, []))
         for e in competitors
     ]
+    for result in results:
+        if result["label"] in tuned:
+            found = tuned[result["label"]]
+            result |= {"good_lrs": None, "at_edge": found["at_edge"], "space": found["space"]}
     target = _default_target(results) if target is None else target
     for result in results:
         _add_reach(result, target)
@@ -129,11 +156,42 @@ def compare_task(
         "lr_range": list(lr_range),
         "schedule": schedule,
         "target": target,
+        "tune": tune,
+        "trials": trials if tune else None,
         "processes": processes,
     }
     study = {"kind": "task", "task": task.to_dict(), "settings": settings, "entries": results}
     study["verdict"], study["caveats"] = verdict.of_task(study, len(task.dataset.test))
     return study | describe() | {"seconds": time.perf_counter() - began}
+
+
+def _tuned(
+    task: Task,
+    searched: list[Entry],
+    method: str,
+    trials: int,
+    search_seeds: int,
+    first_seed: int,
+    schedule: str,
+    storage: str | Path | None,
+    options: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    from rmsprop.compare_tuned import search_all  # Optuna takes a second to load, and is an extra
+
+    if method not in ("tpe", "random"):
+        raise ValueError(f"tune must be tpe or random; got {method!r}")
+    return search_all(
+        task,
+        searched,
+        method=method,
+        trials=trials,
+        search_seeds=search_seeds,
+        first_seed=first_seed,
+        schedule=schedule,
+        storage=storage,
+        processes=options["processes"],
+        progress=options["progress"],
+    )
 
 
 def _run(task: Task, rule: Rule, seed: int, schedule: str, details: bool) -> Record:
@@ -148,6 +206,8 @@ def _train_all(
     options: dict[str, Any],
 ) -> list[Record]:
     """The runs of (rule, seed, details), in that order, from the ledger where it has them."""
+    if not wanted:
+        return []
     jobs = [
         (
             key_of(task.to_dict(), rule.to_dict(), seed, schedule, details),

@@ -205,6 +205,23 @@ def show(study: dict[str, Any]) -> None:
     console.print()
 
 
+def show_search(study: dict[str, Any]) -> None:
+    """Print the ranking of a search, and what it came to."""
+    from rmsprop import report_search
+
+    console = Console()
+    rows = report_search.table(study)
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for k, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if k < 3 else "left", no_wrap=k < 3)
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print()
+    if len(rows) > 1:
+        console.print(table, markup=False)
+    say(study["sentence"])
+
+
 def _task_rows(study: dict[str, Any]) -> list[list[str]]:
     from rmsprop.report import score
 

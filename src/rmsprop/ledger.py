@@ -154,9 +154,9 @@ def _results(
         for key, arguments in jobs.items():
             yield key, work(*arguments)
         return
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), _one_thread)
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), one_thread)
     try:
-        with _interrupts_blocked():  # in the processes that `submit` starts, for good
+        with interrupts_blocked():  # in the processes that `submit` starts, for good
             futures: dict[Future[Record], str] = {
                 pool.submit(work, *arguments): key for key, arguments in jobs.items()
             }
@@ -166,7 +166,7 @@ def _results(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     """Each process has one core to itself: more threads would only take turns."""
     import numba
 
@@ -186,7 +186,7 @@ def _leave_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """So that Ctrl-C reaches this process alone, and workers finish what they are at.
 
     Processes inherit the blocked signal. Here it waits until the block ends; it is not lost.

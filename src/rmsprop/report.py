@@ -73,7 +73,9 @@ def _task_table(study: Study) -> str:
         f"test {metric}<br><small>mean, 95% interval</small>",
         f"steps to {score(target, percent)}<br><small>validation, median</small>",
         "seconds<br><small>to the same</small>",
-        "good learning rates<br><small>within 0.01 of its best</small>",
+        "settings found"
+        if settings.get("tune")
+        else "good learning rates<br><small>within 0.01 of its best</small>",
         "diverged<br><small>in the search</small>",
     ]
     rows = []
@@ -88,7 +90,11 @@ def _task_table(study: Study) -> str:
                 if e["reached"]
                 else "never",
                 f"{e['seconds_to_target']:.2g}" if e["reached"] else "",
-                f"{good['low']:.2g} to {good['high']:.2g}" if good else "",
+                _settings(e)
+                if settings.get("tune")
+                else f"{good['low']:.2g} to {good['high']:.2g}"
+                if good
+                else "",
                 f"{e['search_diverged']} of {e['search_runs']}" if e["search_runs"] else "",
             ]
         )
@@ -148,6 +154,11 @@ def _task_pictures(study: Study) -> list[str]:
             "the validation split. The ring is the one chosen; crosses at the bottom are rates at which a "
             "run diverged. A broad top is an optimizer that is easy to tune."
         )
+        if settings.get("tune"):
+            note = (
+                f"Each of {settings['trials']} trials by its learning rate; the other settings vary too. The "
+                "ring is the one chosen; crosses at the bottom diverged."
+            )
         figure = plots.sensitivity(entries, "validation " + task["metric"])
         parts.append(page.picture("How much the learning rate matters", note, figure))
     rates = plots.effective_rates(entries)
@@ -216,13 +227,36 @@ def _protocol(study: Study) -> str:
         steps = [
             f"Data: {task['name']}, {origin.get('source', '')}",
             f"Network: {_network(task)}",
-            f"Each optimizer chose among {grid}, by the mean validation {task['metric']} of "
+            f"Each optimizer chose among {_searched(settings, grid)}, by the mean validation "
+            f"{task['metric']} of "
             f"{settings['search_seeds']} seed(s) after {task['epochs']} epochs of mini-batches of "
             f"{task['batch_size']}; the final {settings['seeds']} runs use other seeds.",
             "Seed by seed, all start from the same weights and see the same mini-batches.",
         ]
+        steps += [
+            f"{e['label']} was searched in {e['space']}." for e in study["entries"] if "space" in e
+        ]
     steps.append(f"Learning-rate schedule: {settings['schedule']}.")
     return page.bullets("How it was measured", steps)
+
+
+def _searched(settings: dict[str, Any], grid: str) -> str:
+    if settings.get("tune"):
+        return f"{settings['trials']} trials ({settings['tune']}) of all its settings"
+    return grid
+
+
+def _settings(e: dict[str, Any]) -> str:
+    """The values that a search found, but for the learning rate, which has a column of its own."""
+    names = [part.partition("=")[0] for part in e.get("space", "").split() if "lr=" not in part]
+    values = {name: e["rule"][name] for name in names}
+    shown = ", ".join(
+        f"{name}={str(x).lower() if isinstance(x, bool) else f'{x:.4g}'}"
+        for name, x in values.items()
+    )
+    return (
+        f'<div style="white-space: normal; text-align: left"><small>{escape(shown)}</small></div>'
+    )
 
 
 def _network(task: dict[str, Any]) -> str:

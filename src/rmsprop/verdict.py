@@ -20,7 +20,7 @@ def of_task(study: dict[str, Any], test_rows: int) -> tuple[str, list[str]]:
         return f"No optimizer finished a run on {task['name']}.", []
     caveats = _task_caveats(study, test_rows)
     ours, others = _two_sides(ran, key=lambda e: e["test_score"]["mean"])
-    unit = _Unit(task["kind"])
+    unit = Unit(task["kind"])
     if not (ours and others):
         return _alone(max(ran, key=lambda e: e["test_score"]["mean"]), task, unit), caveats
     gap = statistics.difference(_scores(ours), _scores(others))
@@ -60,7 +60,7 @@ def _two_sides(ran: list[Entry], key: Any) -> tuple[Entry | None, Entry | None]:
     return max(ours, key=key, default=None), max(others, key=key, default=None)
 
 
-class _Unit:
+class Unit:
     """How a score is written: an accuracy in per cent, an R^2 as it is."""
 
     def __init__(self, kind: str):
@@ -86,7 +86,7 @@ def _scores(e: Entry) -> dict[int, float]:
     return {run["seed"]: run["test_score"] for run in e["runs"] if run["test_score"] is not None}
 
 
-def _alone(e: Entry, task: dict[str, Any], unit: _Unit) -> str:
+def _alone(e: Entry, task: dict[str, Any], unit: Unit) -> str:
     found = e["test_score"]
     return (
         f"On {task['name']}, {e['label']} reaches {unit.score(found['mean'])} {unit.of_test} over "
@@ -94,7 +94,7 @@ def _alone(e: Entry, task: dict[str, Any], unit: _Unit) -> str:
     )
 
 
-def _sentence(ours: Entry, others: Entry, gap: Interval, name: str, seeds: int, unit: _Unit) -> str:
+def _sentence(ours: Entry, others: Entry, gap: Interval, name: str, seeds: int, unit: Unit) -> str:
     a, b = ours["test_score"]["mean"], others["test_score"]["mean"]
     mean = gap["mean"] or 0.0
     if not statistics.excludes_zero(gap):
@@ -145,10 +145,13 @@ def _task_caveats(study: dict[str, Any], test_rows: int) -> list[str]:
         found.append(
             "Some learning rates were given and others searched: that favours the searched."
         )
-    found.append(
-        "Only the learning rate is searched; the other settings are each optimizer's published defaults. "
-        f"Seconds were taken with {settings['processes']} process(es) at work."
+    searched = (
+        f"Each optimizer had {settings['trials']} trials ({settings['tune']}) for all its settings: one with "
+        "more settings has more to gain from more trials."
+        if settings.get("tune")
+        else "Only the learning rate is searched; the other settings are each optimizer's published defaults."
     )
+    found.append(f"{searched} Seconds were taken with {settings['processes']} process(es) at work.")
     return found
 
 

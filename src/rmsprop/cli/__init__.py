@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rmsprop import __version__
-from rmsprop.cli import compare, limits, look, train  # noqa: F401  (their commands)
+from rmsprop.cli import compare, limits, look, maps, train, tune  # noqa: F401  (their commands)
 from rmsprop.cli.shared import app
 
 

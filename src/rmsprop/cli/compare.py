@@ -12,15 +12,12 @@ from rmsprop.cli.shared import app
 if TYPE_CHECKING:
     from rmsprop.surfaces import Surface
 
-_TARGETS = (
-    "digits, mnist, moons, xor, linear, reviews, or one with a network (digits-cnn), a file "
-    "(.npz, .csv, .tsv, a folder), or a surface"
-)
-
 
 @app.command()
 def compare(
-    what: Annotated[str, typer.Argument(metavar="TASK|SURFACE", help=_TARGETS)],
+    what: Annotated[
+        str, typer.Argument(metavar="TASK|SURFACE", help=f"{shared.TARGETS}, or a surface")
+    ],
     optimizers: Annotated[
         str,
         typer.Option(
@@ -48,23 +45,18 @@ def compare(
     target: Annotated[
         float | None, typer.Option(help="Validation score, or height, whose first reach is timed.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Tasks: passes over the data.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Tasks: rows of a mini-batch.")
+    tune: Annotated[
+        str | None, typer.Option(help="Tasks: search all settings, by tpe or random.")
     ] = None,
-    hidden: Annotated[
-        str | None,
-        typer.Option(metavar="N,N,...", help="Tasks: widths of hidden layers; 0 for none."),
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="With --tune: trials of each optimizer. [30]")
     ] = None,
-    activation: Annotated[str | None, typer.Option(help="Tasks: relu, tanh or sigmoid.")] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(help="Tasks: mlp, cnn, rnn, gru or lstm. [rnn for texts, else mlp]"),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where mnist or reviews lie; else the variable RMSPROP_DATA."),
-    ] = None,
+    epochs: shared.Epochs = None,
+    batch_size: shared.BatchSize = None,
+    hidden: shared.Hidden = None,
+    activation: shared.Activation = None,
+    network: shared.Network = None,
+    data_dir: shared.DataDir = None,
     download: Annotated[
         bool, typer.Option("--download", help="Tasks: fetch mnist if it is not there.")
     ] = False,
@@ -78,13 +70,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report. [runs/compare-WHAT]")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the study as JSON.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Tasks: processes. [the number of cores]")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Tasks: go on with what is in --out.")
-    ] = False,
+    json_: shared.Json = False,
+    jobs: shared.Jobs = None,
+    resume: shared.Resume = False,
 ) -> None:
     """Compare optimizers, each with a learning rate found for it, and write a report.
 
@@ -115,7 +103,15 @@ def compare(
         "jobs": jobs,
         "resume": resume or None,
         "download": download or None,
+        "tune": tune,
+        "trials": trials,
     }
+    if tune is not None and (budget or lr_range):
+        raise ValueError(
+            "--tune searches in ranges of its own: it does not take --budget or --lr-range"
+        )
+    if tune is None and trials is not None:
+        raise ValueError("--trials is for --tune tpe")
     walk = {"start": shared.pair(start, ",", "--start") if start else None, "steps": steps}
     surface: Surface | None = None
     if shared.is_surface(what):
@@ -133,6 +129,16 @@ def compare(
     else:
         console.show(study)
         typer.echo(f"Report: {page}")
+
+
+def _storage(folder: Path, resume: bool) -> Path:
+    """Where the search keeps its trials; those of a comparison before are set aside."""
+    path = folder / "study.db"
+    if not resume:
+        for old in (path, *folder.glob("study.db-*")):
+            if old.exists():
+                old.replace(old.with_name(old.name.replace("study.db", "study.db.bak", 1)))
+    return path
 
 
 def _compare_surface(
@@ -164,6 +170,9 @@ def _compare_task(
     task.model(0)  # bad data, or a framework that is missing, are told before anything is written
     resume = bool(running["resume"])
     ledger = Ledger(folder / "runs.jsonl", resume=resume)
+    if running["tune"] is not None:
+        options |= shared.given({"tune": running["tune"], "trials": running["trials"]})
+        options["storage"] = _storage(folder, resume)
     with console.progress() as progress:
         try:
             return compare_task(

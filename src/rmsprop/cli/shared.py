@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+# Options that several commands have.
+TARGETS = (
+    "digits, mnist, moons, xor, linear, reviews, or one with a network (digits-cnn), a file "
+    "(.npz, .csv, .tsv, a folder)"
+)
+Epochs = Annotated[int | None, typer.Option(min=1, help="Tasks: passes over the data.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Tasks: rows of a mini-batch.")]
+Hidden = Annotated[
+    str | None,
+    typer.Option(metavar="N,N,...", help="Tasks: widths of hidden layers; 0 for none."),
+]
+Activation = Annotated[str | None, typer.Option(help="Tasks: relu, tanh or sigmoid.")]
+Network = Annotated[
+    str | None, typer.Option(help="Tasks: mlp, cnn, rnn, gru or lstm. [rnn for texts, else mlp]")
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where mnist or reviews lie; else the variable RMSPROP_DATA.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes. [the number of cores]")]
+Resume = Annotated[bool, typer.Option("--resume", help="Tasks: go on with what is in --out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the study as JSON.")]
 
 
 def words(text: str) -> list[str]:
@@ -86,7 +108,15 @@ def stem(what: str) -> str:
 
 
 def command() -> str:
-    return shlex.join(["rmsprop", *sys.argv[1:]])
+    """What was typed, but for a password in it."""
+    return shlex.join(["rmsprop", *(_without_password(word) for word in sys.argv[1:])])
+
+
+def _without_password(word: str) -> str:
+    scheme, slashes, rest = word.partition("://")
+    account, at, host = rest.rpartition("@")
+    user, colon, _ = account.partition(":")
+    return f"{scheme}{slashes}{user}:***{at}{host}" if at and colon else word
 
 
 def plain(value: Any) -> Any:
