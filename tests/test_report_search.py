@@ -282,7 +282,7 @@ def test_what_single_splits_say_is_counted_from_the_scores(split_study, tmp_path
     half = 2.7764 * differences.std(axis=1, ddof=1) / math.sqrt(5)
     tied = int((abs(differences.mean(axis=1)) <= half).sum())
     assert told[2].startswith(f"{tied} of the other 5" if tied else "All others")
-    assert "each split is a new draw" in page.text
+    assert "Splits of one data set overlap" in page.text
 
 
 def test_the_picture_of_the_splits_marks_those_that_cannot_be_told_apart(split_study):

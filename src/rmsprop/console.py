@@ -207,7 +207,7 @@ def show(study: dict[str, Any]) -> None:
 
 def show_search(study: dict[str, Any]) -> None:
     """Print the ranking of a search, and what it came to."""
-    from rmsprop import report_search
+    from rmsprop import report_search, report_words
 
     console = Console()
     rows = report_search.table(study)
@@ -220,6 +220,9 @@ def show_search(study: dict[str, Any]) -> None:
     if len(rows) > 1:
         console.print(table, markup=False)
     say(study["sentence"])
+    if study["splits"] is not None and "settings" in study:
+        console.print(" ".join(report_words.single_split(study)), highlight=False, markup=False)
+        console.print()
 
 
 def _task_rows(study: dict[str, Any]) -> list[list[str]]:

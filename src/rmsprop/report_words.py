@@ -71,7 +71,7 @@ def caveats(study: Study) -> list[str]:
     if study["splits"] and settings["splits"]:
         found.append(
             "Splits of one data set overlap in their rows, so that intervals over them are narrower than "
-            "over new data. Of data that are drawn (moons, xor, linear) each split is a new draw."
+            "over new data."
         )
     edges = _edges(study)
     if edges:
