@@ -16,6 +16,8 @@ from rmsprop.verdict import Unit
 
 Study = dict[str, Any]
 
+FEW = 9  # cells as good as the best, itself among them: no more than those around it
+
 
 def write(
     study: Study, folder: str | Path, *, command: str, formats: Sequence[str] = ("png", "svg")
@@ -106,10 +108,13 @@ def _of_one(study: Study, one: dict[str, Any]) -> str:
         lost = bool((np.asarray(one["diverged"]) > 0).all())
         return f"{one['label']} {'diverges in every' if lost else _goal(study) + ' in no'} cell."
     edge = ", at the edge of the map" if best["at_edge"] else ""
+    lonely = " Few cells around it are as good: --starts 16 tells a good setting from a lucky run."
+    alone = one["tunability"] * np.asarray(one["diverged"]).size < FEW
+    once = "surface" in study and len(study["settings"]["starts"]) == 1
     return (
         f"{one['label']} {_comes(study, best['outcome'])} at {x} {short(best['x'])} and {y} "
         f"{short(best['y'])}{edge}; {share(one['tunability'])} of the map is within 5% of the best."
-        f"{_of_default(study, one)}"
+        f"{lonely if alone and once else ''}{_of_default(study, one)}"
     )
 
 
