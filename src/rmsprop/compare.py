@@ -156,10 +156,8 @@ def compare_task(
         "lr_range": list(lr_range),
         "schedule": schedule,
         "target": target,
-        "tune": tune,
-        "trials": trials if tune else None,
         "processes": processes,
-    }
+    } | ({"tune": tune, "trials": trials} if tune else {})
     study = {"kind": "task", "task": task.to_dict(), "settings": settings, "entries": results}
     study["verdict"], study["caveats"] = verdict.of_task(study, len(task.dataset.test))
     return study | describe() | {"seconds": time.perf_counter() - began}

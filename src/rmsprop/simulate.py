@@ -86,7 +86,7 @@ def path(
     if not (np.isfinite(lrs) & (lrs >= 0)).all():
         raise ValueError("learning_rate must be finite and at least 0 at every step")
     flat = np.ascontiguousarray(starts.reshape(-1, 2))
-    p, losses, v, m = _run(surface, rule, flat, lrs, _noise(surface, len(flat), steps, seed))
+    p, losses, v, m = _run(surface, rule, flat, lrs, noise_of(surface, len(flat), steps, seed))
     found = Path(p, losses, v, _rates(rule, lrs, v, m))
     if starts.ndim == 2:
         return found
@@ -102,7 +102,7 @@ def grid(surface: Surface, xs: Any, ys: Any) -> Array:
     >>> grid(SURFACES["sphere"], [0.0, 1.0], [0.0, 2.0]).tolist()
     [[0.0, 1.0], [4.0, 5.0]]
     """
-    fill = _specialise(_fill_of, (_key(surface),), _FILL, surface)
+    fill = specialise(_fill_of, (surface_key(surface),), _FILL, surface)
     out = np.empty((len(ys), len(xs)))
     fill(np.asarray(xs, dtype=np.float64), np.asarray(ys, dtype=np.float64), out)
     return out
@@ -117,7 +117,7 @@ def _rates(rule: Rule, lrs: Array, v: Array, m: Array) -> Array:
         return rates / denominator(rule, v[:, 1:], m[:, 1:], t)
 
 
-def _noise(surface: Surface, paths: int, steps: int, seed: int) -> Array:
+def noise_of(surface: Surface, paths: int, steps: int, seed: int) -> Array:
     """(paths, steps, 2), or (paths, 0, 2) without noise."""
     if not surface.noise:
         return np.empty((paths, 0, 2))
@@ -131,7 +131,7 @@ def _run(surface: Surface, rule: Rule, starts: Array, lrs: Array, noise: Array) 
     n, steps = len(starts), len(lrs)
     p, v = np.empty((n, steps + 1, 2)), np.empty((n, steps + 1, 2))
     m, losses = np.empty((n, steps + 1, 2)), np.empty((n, steps + 1))
-    walk = _specialise(_walk_of, (_key(surface), flags_of(rule)), _WALK, surface)
+    walk = specialise(_walk_of, (surface_key(surface), flags_of(rule)), _WALK, surface)
     h = scalars_of(rule, rule.lr, 1)
     clip = np.array([rule.clip_norm or np.inf, rule.clip_global_norm or np.inf])
     sign = -1.0 if rule.maximize else 1.0
@@ -141,7 +141,7 @@ def _run(surface: Surface, rule: Rule, starts: Array, lrs: Array, noise: Array) 
         walk(starts[k], lrs, noise[k], h, numbers, p[k], v[k], m[k], losses[k])
 
     # One compiled function for one path and for thousands: the threads are Python's, without the GIL.
-    parts = 1 if _interpreted(surface) else max(1, min(threads(), n * steps // 100_000))
+    parts = 1 if interpreted(surface) else max(1, min(threads(), n * steps // 100_000))
     cuts = [n * part // parts for part in range(parts + 1)]
     slices = [slice(a, b) for a, b in itertools.pairwise(cuts)]
     with np.errstate(all="ignore"):
@@ -154,13 +154,13 @@ def _run(surface: Surface, rule: Rule, starts: Array, lrs: Array, noise: Array) 
 
 
 # Numba caches compiled code on disk by the constants that a function closes over, and cannot do so for
-# functions. So the surface goes in by name, and `_value` and `_gradient` look it up as they compile.
+# functions. So the surface goes in by name, and `value_at` and `gradient_at` look it up as they compile.
 # It does not see either that a function changed in another file: that is what the stamp is for.
 _others: dict[str, Surface] = {}
-_STAMP = FINGERPRINT ^ fingerprint("rmsprop.surfaces.functions")
+STAMP = FINGERPRINT ^ fingerprint("rmsprop.surfaces.functions")
 
 
-def _key(surface: Surface) -> str:
+def surface_key(surface: Surface) -> str:
     known = SURFACES.get(surface.name)
     if known is not None and known.value is surface.value and known.gradient is surface.gradient:
         return surface.name
@@ -173,19 +173,19 @@ def _named(key: str) -> Surface:
     return SURFACES[key] if key in SURFACES else _others[key]
 
 
-def _interpreted(surface: Surface) -> bool:
+def interpreted(surface: Surface) -> bool:
     return INTERPRETED or not surface.jit
 
 
-def _value(key: str, x: float, y: float) -> float:
+def value_at(key: str, x: float, y: float) -> float:
     return _named(key).value(x, y)
 
 
-def _gradient(key: str, x: float, y: float) -> tuple[float, float]:
+def gradient_at(key: str, x: float, y: float) -> tuple[float, float]:
     return _named(key).gradient(x, y)
 
 
-@overload(_value)
+@overload(value_at)
 def _compile_value(key, x, y):
     if isinstance(key, types.StringLiteral):
         function = njit(error_model="numpy")(_named(key.literal_value).value)
@@ -193,7 +193,7 @@ def _compile_value(key, x, y):
     return None  # Numba asks again with the literal type
 
 
-@overload(_gradient)
+@overload(gradient_at)
 def _compile_gradient(key, x, y):
     if isinstance(key, types.StringLiteral):
         function = njit(error_model="numpy")(_named(key.literal_value).gradient)
@@ -204,7 +204,7 @@ def _compile_gradient(key, x, y):
 def _walk_of(key: str, flags: int) -> Callable[..., None]:
     """The loop over paths and steps, for one surface and the switches of one rule."""
     rho_at, mu_at, fix_v_at, fix_b_at = 1, 4, 8, 9  # places in `scalars_of`
-    stamp = _STAMP
+    stamp = STAMP
 
     def walk(starts, lrs, noise, h, numbers, p, v, m, losses):
         initial, clip, sign = numbers
@@ -214,10 +214,10 @@ def _walk_of(key: str, flags: int) -> Callable[..., None]:
                 p[k, 0, axis] = starts[k, axis]
                 v[k, 0, axis] = initial
                 m[k, 0, axis] = 0.0
-            losses[k, 0] = _value(key, starts[k, 0], starts[k, 1])
+            losses[k, 0] = value_at(key, starts[k, 0], starts[k, 1])
             for t in range(lrs.size):
                 x, y = p[k, t, 0], p[k, t, 1]
-                gx, gy = _gradient(key, x, y)
+                gx, gy = gradient_at(key, x, y)
                 if noise.shape[1]:
                     gx += noise[k, t, 0]
                     gy += noise[k, t, 1]
@@ -236,19 +236,19 @@ def _walk_of(key: str, flags: int) -> Callable[..., None]:
                 p[k, t + 1, 0], p[k, t + 1, 1] = x, y
                 v[k, t + 1, 0], v[k, t + 1, 1] = vx, vy
                 m[k, t + 1, 0], m[k, t + 1, 1] = mx, my
-                losses[k, t + 1] = _value(key, x, y)
+                losses[k, t + 1] = value_at(key, x, y)
 
     return walk
 
 
 def _fill_of(key: str) -> Callable[..., None]:
     """The loop over the points of a grid."""
-    stamp = _STAMP
+    stamp = STAMP
 
     def fill(xs, ys, out):
         for j in range(ys.size):
             for i in range(xs.size):
-                out[j, i] = _value(key, xs[i], ys[j]) + 0 * stamp
+                out[j, i] = value_at(key, xs[i], ys[j]) + 0 * stamp
 
     return fill
 
@@ -269,5 +269,5 @@ def _compile(build: Callable[..., Any], constants: tuple[Any, ...], signature: A
     )
 
 
-def _specialise(build: Any, constants: tuple[Any, ...], signature: Any, surface: Surface) -> Any:
-    return build(*constants) if _interpreted(surface) else _compile(build, constants, signature)
+def specialise(build: Any, constants: tuple[Any, ...], signature: Any, surface: Surface) -> Any:
+    return build(*constants) if interpreted(surface) else _compile(build, constants, signature)

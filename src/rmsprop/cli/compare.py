@@ -90,14 +90,7 @@ def compare(
         "schedule": schedule,
         "target": target,
     }
-    task = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "hidden": shared.widths(hidden),
-        "activation": activation,
-        "network": network,
-        "data_dir": str(data_dir) if data_dir else None,
-    }
+    task = shared.task_settings(epochs, batch_size, hidden, activation, network, data_dir)
     running = {
         "search_seeds": search_seeds,
         "jobs": jobs,

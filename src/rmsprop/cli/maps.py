@@ -79,14 +79,7 @@ def map_(
         if starts is not None:
             raise ValueError("give --start or --starts, not both")
         walk["starts"] = [shared.pair(start, ",", "--start")]  # type: ignore[assignment]
-    task = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "hidden": shared.widths(hidden),
-        "activation": activation,
-        "network": network,
-        "data_dir": str(data_dir) if data_dir else None,
-    }
+    task = shared.task_settings(epochs, batch_size, hidden, activation, network, data_dir)
     if shared.is_surface(what):
         shared.refuse(task | {"jobs": jobs, "resume": resume or None}, "a surface", what)
         study = _surface(what, noise, competitors, (x, y), shared.given(common | walk))

@@ -65,6 +65,25 @@ def widths(text: str | None) -> tuple[int, ...] | None:
         raise ValueError(f"--hidden takes whole numbers, 128,64; got {text!r}") from None
 
 
+def task_settings(
+    epochs: int | None,
+    batch_size: int | None,
+    hidden: str | None,
+    activation: str | None,
+    network: str | None,
+    data_dir: Path | None,
+) -> dict[str, Any]:
+    """The options above, as `Task.of` and `Settings` name them."""
+    return {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "hidden": widths(hidden),
+        "activation": activation,
+        "network": network,
+        "data_dir": plain(data_dir),
+    }
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given; the library knows the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -101,14 +101,7 @@ def tune(
             "study": study,
         }
     )
-    task = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "hidden": shared.widths(hidden),
-        "activation": activation,
-        "network": network,
-        "data_dir": str(data_dir) if data_dir else None,
-    }
+    task = shared.task_settings(epochs, batch_size, hidden, activation, network, data_dir)
     message = f"\ninterrupted: the trials that have ended are kept. To go on:\n  {shared.command()}"
     with console.progress() as progress:
         try:

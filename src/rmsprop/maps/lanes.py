@@ -19,7 +19,15 @@ from rmsprop.kernels.element import CORRECT, element, fingerprint, flags_of, sca
 from rmsprop.kernels.threads import INTERPRETED, threads
 from rmsprop.maps.user import compiled_surface
 from rmsprop.rule import Rule, near
-from rmsprop.simulate import _STAMP, _gradient, _interpreted, _key, _noise, _specialise, _value
+from rmsprop.simulate import (
+    STAMP,
+    gradient_at,
+    interpreted,
+    noise_of,
+    specialise,
+    surface_key,
+    value_at,
+)
 from rmsprop.space import NUMBERS
 from rmsprop.surfaces import Surface
 
@@ -112,7 +120,7 @@ def run(
     losses, heights, reached = (np.empty((len(replicates), n)) for _ in range(3))
     work = _Work(surface, table, replicates, factors)
     _check_speed(work, n)
-    width = min(LANES, n) if _interpreted(surface) else LANES
+    width = min(LANES, n) if interpreted(surface) else LANES
     blocks = -(-n // width)
     each = width * steps * len(replicates)
     lanes = work.kernel(width)
@@ -121,8 +129,8 @@ def run(
         with np.errstate(all="ignore"):
             lanes(*work.arguments, *ends, losses, heights, reached)
 
-    workers = 1 if _interpreted(surface) else max(1, min(threads(), blocks * each // 100_000))
-    chunk = _CHUNK // 1000 if _interpreted(surface) else _CHUNK
+    workers = 1 if interpreted(surface) else max(1, min(threads(), blocks * each // 100_000))
+    chunk = _CHUNK // 1000 if interpreted(surface) else _CHUNK
     parts = min(blocks, max(workers * 4 * (workers > 1), blocks * each // chunk, 1))
     cuts = [blocks * part // parts for part in range(parts + 1)]
     _deal(share, list(itertools.pairwise(cuts)), workers, progress)
@@ -212,7 +220,7 @@ class _Work:
         self.surface, self.rule, self.replicates = surface, table.rule, replicates
         self.track = 0 if targets[0] is None else 1 if surface.minimum is not None else 2
         steps, seeds = len(factors), sorted({r.seed for r in replicates})
-        streams = np.concatenate([_noise(surface, 1, steps, seed) for seed in seeds])
+        streams = np.concatenate([noise_of(surface, 1, steps, seed) for seed in seeds])
         (left, right), (low, high) = surface.domain
         sign = -1.0 if table.rule.maximize else 1.0
         numbers = (sign, surface.minimum or 0.0, left, right, low, high)
@@ -232,13 +240,13 @@ class _Work:
         rule = self.rule
         clipped = bool(rule.clip_norm or rule.clip_global_norm)
         switches = (flags_of(rule), width, self.track, clipped, self.surface.noise > 0)
-        return _specialise(_lanes_of, (_key(self.surface), *switches), _LANES, self.surface)
+        return specialise(_lanes_of, (surface_key(self.surface), *switches), _LANES, self.surface)
 
 
 def _check_speed(work: _Work, n: int) -> None:
     """Raise ValueError where only Python can run the surface and there is much to run."""
     total = n * len(work.replicates) * len(work.arguments[7])
-    if not _interpreted(work.surface) or total <= IN_PYTHON:
+    if not interpreted(work.surface) or total <= IN_PYTHON:
         return
     cure = "unset NUMBA_DISABLE_JIT" if INTERPRETED else (
         f"write {work.surface.name} with floats and `math` alone, so that Numba can compile it"
@@ -249,7 +257,7 @@ def _check_speed(work: _Work, n: int) -> None:
     )
 
 
-_MAPS_STAMP = _STAMP ^ fingerprint("rmsprop.simulate")
+_MAPS_STAMP = STAMP ^ fingerprint("rmsprop.simulate")
 
 
 @njit(error_model="numpy")
@@ -319,7 +327,7 @@ def _lanes_of(
                         for j in range(width):
                             x, y, first = s[x_ + j], s[y_ + j], s[first_ + j]
                             if track == 1:
-                                there = _value(key, x, y) - floor <= target
+                                there = value_at(key, x, y) - floor <= target
                             else:
                                 there = not (left <= x <= right and low <= y <= high)
                             if there and t < first:
@@ -327,14 +335,14 @@ def _lanes_of(
                             s[first_ + j] = first
                     if t > factors.size - tail:
                         for j in range(width):
-                            height = _value(key, s[x_ + j], s[y_ + j]) - floor
+                            height = value_at(key, s[x_ + j], s[y_ + j]) - floor
                             if height < smallest:  # a NaN stays a NaN
                                 height = smallest
                             s[sum_ + j] += np.log(height)
                     if t == factors.size:
                         break
                     for j in range(width):
-                        gx, gy = _gradient(key, s[x_ + j], s[y_ + j])
+                        gx, gy = gradient_at(key, s[x_ + j], s[y_ + j])
                         if noisy:
                             gx += noise[stream, t, 0]
                             gy += noise[stream, t, 1]
@@ -377,7 +385,7 @@ def _lanes_of(
                             hyper,
                         )
                 for j in range(min(width, losses.shape[1] - block * width)):
-                    losses[r, block * width + j] = _value(key, s[x_ + j], s[y_ + j])
+                    losses[r, block * width + j] = value_at(key, s[x_ + j], s[y_ + j])
                     heights[r, block * width + j] = np.exp(s[sum_ + j] / tail)
                     steps[r, block * width + j] = s[first_ + j]
 

@@ -13,7 +13,7 @@ from numba import njit
 
 from rmsprop.kernels.threads import INTERPRETED
 from rmsprop.surfaces import Surface
-from rmsprop.surfaces.user import _calm, _differences
+from rmsprop.surfaces.user import calm, differences
 
 Function = Callable[..., Any]
 
@@ -58,7 +58,7 @@ def _compilable(function: Function) -> Function:
             _calm_pair(_jitted(inside["f"]))
         )  # fmt: skip
     if code is _DIFFERENCES:
-        return _differences(njit(error_model="numpy")(_compilable(inside["f"])))
+        return differences(njit(error_model="numpy")(_compilable(inside["f"])))
     return getattr(function, "py_func", function)
 
 
@@ -94,7 +94,7 @@ def _closed_over(function: Function) -> dict[str, Any]:
 
 
 # Two wrappers of `from_function`: Numba compiles what they wrap, but not them.
-_CALM, _DIFFERENCES = _calm(abs, float, 0.0).__code__, _differences(max).__code__
+_CALM, _DIFFERENCES = calm(abs, float, 0.0).__code__, differences(max).__code__
 
 
 def _agree(surface: Surface, value: Function, gradient: Function) -> bool:

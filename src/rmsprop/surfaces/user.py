@@ -75,10 +75,10 @@ def from_function(
         from numba import njit
 
         value = getattr(f, "py_func", f)  # if already jitted, as it was written
-        slope = getattr(gradient, "py_func", gradient) or _differences(njit(value))
+        slope = getattr(gradient, "py_func", gradient) or differences(njit(value))
     else:
-        value = _calm(f, float, math.nan)
-        slope = _calm(gradient, _two, (math.nan, math.nan)) if gradient else _differences(value)
+        value = calm(f, float, math.nan)
+        slope = calm(gradient, _two, (math.nan, math.nan)) if gradient else differences(value)
     if minima and minimum is None:
         minimum = float(value(*minima[0]))
     surface = Surface(name, value, slope, domain, start, minima, minimum, f"{name}(x, y)", jit=jit)
@@ -92,7 +92,7 @@ def _two(pair: Any) -> Point:
     return float(a), float(b)
 
 
-def _calm(f: Callable[..., Any], convert: Callable[[Any], Any], lost: Any) -> Callable[..., Any]:
+def calm(f: Callable[..., Any], convert: Callable[[Any], Any], lost: Any) -> Callable[..., Any]:
     def calm(x: float, y: float) -> Any:
         try:
             return convert(f(x, y)) if math.isfinite(x) and math.isfinite(y) else lost
@@ -102,7 +102,7 @@ def _calm(f: Callable[..., Any], convert: Callable[[Any], Any], lost: Any) -> Ca
     return calm
 
 
-def _differences(f: Callable[[float, float], float]) -> Callable[[float, float], Point]:
+def differences(f: Callable[[float, float], float]) -> Callable[[float, float], Point]:
     def slope(x: float, y: float) -> Point:
         h, k = _STEP * max(1.0, abs(x)), _STEP * max(1.0, abs(y))
         right, left, up, down = x + h, x - h, y + k, y - k  # rounded: divide by what was stepped
@@ -138,7 +138,7 @@ def _check_gradient(surface: Surface) -> None:
                 f"the gradient of {surface.name} must return two numbers, (df/dx, df/dy), but at "
                 f"({x:g}, {y:g}) it raises {type(error).__name__}: {error}. Mend it or leave it out"
             ) from error
-        expected = _differences(surface.value)(x, y)
+        expected = differences(surface.value)(x, y)
         noise = 1e-8 + 1e-9 * abs(surface.value(x, y))  # rounding of the differences
         for g, d in zip(given, expected, strict=True):
             if math.isfinite(d) and not abs(g - d) <= 1e-4 * max(abs(g), abs(d)) + noise:
