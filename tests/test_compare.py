@@ -851,6 +851,7 @@ def test_a_name_takes_fields_and_a_rate_that_is_given_is_fixed():
         "Adam (momentum=0.5, eps=1e-6)",
         Rule.from_dialect("adam", lr=0.003, momentum=0.5, eps=1e-6),
         True,
+        ("lr", "momentum", "eps"),
     )
     assert entry("rmsprop:clip_norm=none:centered=true").rule == Rule(lr=0.01, centered=True)
     assert entry("rmsprop:second_moment=none").rule.second_moment == "none"

@@ -76,7 +76,7 @@ def test_one_by_one_goes_on_with_what_was_kept(tmp_path):
     path = tmp_path / "runs.jsonl"
     first = task_map(Alone(), RMSPROP, LR, DECAY, ledger=Ledger(path))
     lines = path.read_text().splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13  # Keras's defaults lie on the map, and are run too
     path.write_text("\n".join(lines[:5]) + "\n")
     again = task_map(Alone(), RMSPROP, LR, DECAY, ledger=Ledger(path, resume=True))
     np.testing.assert_array_equal(first["maps"][0]["score"], again["maps"][0]["score"])

@@ -387,7 +387,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"target": math.nan}, ValueError, "target must be finite"),
     ({"steps": 0}, ValueError, "steps must be 1 or more"),
     ({"steps": 2.5}, TypeError, "steps must be a whole number; got 2.5"),
-    ({"seeds": 0}, ValueError, "seeds must be 1 or more"),
+    ({"seeds": 2}, ValueError, "seeds are draws of the noise"),
+    ({"seeds": 0, "surface": ROSENBROCK.with_noise(1)}, ValueError, "seeds must be 1 or more"),
     ({"schedule": "zigzag"}, ValueError, "schedule must be one of"),
     ({"starts": 0}, ValueError, "starts must be 1 or more, or points; got 0"),
     ({"starts": []}, ValueError, "starts must be 1 or more; got none"),
@@ -537,13 +538,14 @@ def test_where_the_defaults_of_the_frameworks_lie():
         steps=2,
     )
     assert study["maps"][1]["dialects"] == []
-    assert study["maps"][0]["dialects"] == [
-        {"label": "Keras", "x": 0.001, "y": 0.9},  # PyTorch's decay, 0.99, is outside
-        {"label": "Optax", "x": None, "y": 0.9},
-        {"label": "TensorFlow 1", "x": None, "y": 0.9},
-    ]
+    keras, optax, tf1 = study["maps"][0]["dialects"]  # PyTorch's decay, 0.99, is outside
+    assert (keras["label"], keras["x"], keras["y"]) == ("Keras", 0.001, 0.9)
+    whole = path(ROSENBROCK, Rule.from_dialect("keras"), ROSENBROCK.start, 2)
+    assert keras["outcome"] == pytest.approx(whole.losses[-1], rel=1e-12)
+    assert optax == {"label": "Optax", "x": None, "y": 0.9, "outcome": None}
+    assert tf1 == {"label": "TensorFlow 1", "x": None, "y": 0.9, "outcome": None}
     clip = surface_map(ROSENBROCK, RMSPROP, wide, Range("clip_norm", 0.1, 1, count=2), steps=2)
     assert clip["maps"][0]["dialects"] == [
-        {"label": "PyTorch", "x": 0.01, "y": None},
-        {"label": "Keras", "x": 0.001, "y": None},
+        {"label": "PyTorch", "x": 0.01, "y": None, "outcome": None},
+        {"label": "Keras", "x": 0.001, "y": None, "outcome": None},
     ]

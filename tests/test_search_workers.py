@@ -18,7 +18,16 @@ import needs
 needs.package("optuna")
 
 from rmsprop.search import workers  # noqa: E402
-from rmsprop.search.workers import Event, Here, Processes, Result, Workers, evaluated  # noqa: E402
+from rmsprop.search.objective import Function  # noqa: E402
+from rmsprop.search.workers import (  # noqa: E402
+    Event,
+    Here,
+    Processes,
+    Result,
+    Workers,
+    _Worker,
+    evaluated,
+)
 
 # What an objective may return, raise and report
 
@@ -324,3 +333,84 @@ def test_a_process_that_never_loads_is_given_up(act: Any, monkeypatch: pytest.Mo
         assert outcome(pool, 0, {"what": "go"}).why == "it took longer than the time limit of 0.2 s"
     finally:
         pool.close()
+
+
+@pytest.mark.long
+def test_two_that_die_together_are_both_lost(act: Any, tmp_path: Path) -> None:
+    """The second dies while the first's death is being told: it once was forgotten, and the search hung."""
+    pool = Processes(act, 2)
+    try:
+        for number in (0, 1):
+            pool.submit(number, {"what": "hang", "file": str(tmp_path / f"pid{number}")})
+        pids = [held(tmp_path / f"pid{number}") for number in (0, 1)]
+        read = _Worker.read
+
+        def slow(self: _Worker, ready: list[Any]) -> Any:
+            found = read(self, ready)
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.3)
+            return found
+
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_Worker, "read", slow)
+            first = pool.wait(10)
+        events = [*first, *pool.wait(10)]
+        assert sorted((event.number, event.kind) for event in events) == [(0, "lost"), (1, "lost")]
+    finally:
+        pool.close()
+
+
+@pytest.mark.long
+def test_an_objective_reports_from_threads_and_its_children_die_with_it(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(
+        """
+import os, subprocess, sys, threading, time
+
+def threads(config, report):
+    def tell(k):
+        for j in range(9):
+            report(10 * k + j, 1.0)
+    each = [threading.Thread(target=tell, args=(k,)) for k in range(8)]
+    for thread in each:
+        thread.start()
+    for thread in each:
+        thread.join()
+    return 1.0
+
+def child(config, report):
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    with open(config["file"] + ".part", "w") as file:
+        file.write(str(started.pid))
+    os.replace(config["file"] + ".part", config["file"])
+    time.sleep(300)
+"""
+    )
+    pool = Processes(Function(f"{tmp_path}/busy.py:threads"), 1)
+    try:
+        pool.submit(0, {})
+        reports, end = 0, time.monotonic() + 60
+        while time.monotonic() < end:
+            events = pool.wait(5)
+            for event in events:
+                if event.kind == "report":
+                    reports += 1
+                    pool.answer(0, False)
+            if any(event.kind == "done" for event in events):
+                break
+        assert reports == 72
+    finally:
+        pool.close()
+    pool = Processes(Function(f"{tmp_path}/busy.py:child"), 1)
+    pool.submit(0, {"file": str(tmp_path / "child")})
+    pid = held(tmp_path / "child")
+    pool.close()
+    end = time.monotonic() + 10
+    while time.monotonic() < end and Path(f"/proc/{pid}").exists():
+        if "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3]:
+            break  # dead, and waits for whoever adopted it
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{pid}").exists()

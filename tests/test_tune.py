@@ -11,7 +11,7 @@ import needs
 import rmsprop as package
 from rmsprop.entries import entry
 from rmsprop.rule import Rule
-from rmsprop.search.results import _alone, single_splits
+from rmsprop.search.splits import alone, single_splits
 from rmsprop.settings import read
 from rmsprop.space import parse
 from rmsprop.tasks import Task
@@ -168,7 +168,7 @@ def test_the_slides_grid_is_one_batch_ranked_over_splits(tmp_path):
     assert study["ranking"][0]["config"]["lr"] == 0.1
     splits = study["splits"]
     assert splits["seeds"] == 6
-    assert sum(splits["named"].values()) == 6
+    assert sum(splits["named"].values()) + splits["ties"] == 6
     assert 0 < splits["alone"] < 1
     # One trial again, alone: the mean over six splits of the data, each with a seed of its own.
     trial = study["ranking"][3]
@@ -201,7 +201,7 @@ def test_the_chance_that_one_score_each_names_the_best_is_what_drawing_says():
     scores[0] += 1
     drawn = np.stack([rng.choice(row, 40_000) for row in scores])
     top = drawn == drawn.max(axis=0)
-    assert _alone(scores.tolist()) == pytest.approx(np.mean(top[0] / top.sum(axis=0)), abs=0.01)
+    assert alone(scores.tolist()) == pytest.approx(np.mean(top[0] / top.sum(axis=0)), abs=0.01)
 
 
 @pytest.mark.long
@@ -381,3 +381,66 @@ def test_a_comparison_gives_each_the_same_trials(tmp_path):
         assert said in rmsprop(*words, *extra).err
     assert "--trials is for" in rmsprop("compare", "xor", "--trials", "3").err
     assert "does not take --tune" in rmsprop("compare", "booth", "--tune", "tpe").err
+
+
+def test_the_seeds_of_final_runs_are_not_those_of_the_search():
+    seen: list[int] = []
+
+    def noise(config, report):
+        seen.append(config["seed"])
+        return config["x"] + (config["seed"] * 7919 % 13) * 0.01
+
+    found = package.tune(noise, "x=0:1", trials=6, finalists=2, seeds=3, method="random")
+    assert seen[:6] == [1000] * 6
+    assert sorted(seen[6:]) == [0, 0, 1, 1, 2, 2]
+    winner = found["winner"]
+    own = [noise(winner["config"] | {"seed": k}, None) for k in range(3)]
+    assert winner["validation"]["mean"] == pytest.approx(math.fsum(own) / 3)
+    best = found["ranking"][0]["number"] == winner["number"]
+    assert ("the best, trial" in found["sentence"]) == best
+    with pytest.raises(ValueError, match="must not be those of the search"):
+        package.tune(noise, "x=0:1", trials=2, seeds=5, first_seed=4)
+
+
+def test_finalists_differ_and_all_may_fail():
+    found = package.tune(lambda config, report: config["x"] * 1.0, {"x": [1, 2, 3]}, trials=12, seeds=1,
+                         method="random")  # fmt: skip
+    assert [row["config"]["x"] for row in found["finalists"]] == [1, 2, 3]
+
+    def once(config, report):
+        if config["seed"] < 1000:
+            raise RuntimeError("never again")
+        return config["x"]
+
+    found = package.tune(once, "x=0:1", trials=4, finalists=2, seeds=3)
+    assert found["winner"]["chosen_by"] == "trial"
+    assert found["winner"]["number"] == found["ranking"][0]["number"]
+    assert "seeds" not in found["sentence"]
+
+
+def test_ties_are_nobodys():
+    order = [{"number": k, "scores": [1.0, 1.0, 2.0 if k else 1.0]} for k in (0, 1)]
+    found = single_splits(order)
+    assert found is not None
+    assert (found["same"], found["ties"], found["named"]) == (0, 2, {1: 1})
+    assert found["alone"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("digits", "lr=1e-5:1:log:400", "decay=0.5:0.9:log1m:400", "--method", "grid"), "at most 100,000"),
+        (("digits", "lr=0.1,0.2", "--method", "grid", "--trials", "1"), "a grid is searched as a whole"),
+        (("digits", "decay=0.5:0.9", "--optimizer", "sgd"), "decay does nothing in this optimizer"),
+        (("digits", "lr=0.1,0.2", "--optimizer", "rmsprop:lr=0.1"), "set by the optimizer and searched"),
+        (("digits", "x=-1e308:1e308"), "too wide for floats"),
+        (("moons", "--network", "cnn"), "a cnn needs images"),
+    ],
+)  # fmt: skip
+def test_what_would_be_done_in_vain_is_refused(words, said, tmp_path):
+    result = rmsprop("tune", *words, "--out", str(tmp_path / "out"))
+    assert result.code == 2
+    assert said in result.err
+    here = tmp_path / "file"
+    here.write_text("")
+    assert "is a file: name another" in rmsprop("tune", *words, "--out", str(here)).err

@@ -223,7 +223,7 @@ def _words(ax: Axes, study: Study, one: Map, x: Range, y: Range, lost: bool) -> 
         text = (
             f"best {outcome_text(study, best['outcome'])} at "
             f"{x.name} {short(best['x'])}, {y.name} {short(best['y'])}\n"
-            f"{share(one['tunability'])} of the map within 5% of the best"
+            f"{share(one['tunability'])} of the map within 5% of the best's gain"
         )
     ax.set_title(literal(one["label"]), fontsize=11, fontweight="bold", pad=32)
     ax.annotate(literal(text), (0.5, 1), xycoords="axes fraction", xytext=(0, 4),
@@ -372,7 +372,7 @@ def _legend(study: Study) -> list[Any]:
         found.append(Line2D([], [], color="black", lw=1.5, label="within 5% of the best"))
     if any(one["dialects"] for one in maps):
         found.append(Line2D([], [], marker="o", ms=7, mfc="white", mec="black", ls="none",
-                            label="defaults of frameworks"))  # fmt: skip
+                            label="where frameworks have their defaults"))  # fmt: skip
     if any(_lost(one).any() for one in maps):
         found.append(
             Patch(facecolor="0.87", edgecolor="0.55", hatch="////", lw=0, label="diverged")

@@ -113,7 +113,7 @@ def _of_one(study: Study, one: dict[str, Any]) -> str:
     once = "surface" in study and len(study["settings"]["starts"]) == 1
     return (
         f"{one['label']} {_comes(study, best['outcome'])} at {x} {short(best['x'])} and {y} "
-        f"{short(best['y'])}{edge}; {share(one['tunability'])} of the map is within 5% of the best."
+        f"{short(best['y'])}{edge}; {share(one['tunability'])} of the map is within 5% of the best's gain."
         f"{lonely if alone and once else ''}{_of_default(study, one)}"
     )
 
@@ -137,19 +137,11 @@ def _goal(study: Study) -> str:
 
 
 def _of_default(study: Study, one: dict[str, Any]) -> str:
-    """Where PyTorch's default stands, if it is a point on the map: at the cell that is nearest to it."""
+    """Where PyTorch's defaults stand, all of them, if they are a point on the map."""
     mark = next((m for m in one["dialects"] if m["label"] == "PyTorch"), None)
     if mark is None or None in (mark["x"], mark["y"]):
         return ""
-    row, column = (_nearest(Range(**study[axis]), mark[axis]) for axis in ("y", "x"))
-    found = float(np.asarray(one[study["settings"]["outcome"]])[row, column])
     at = f"{study['x']['name']} {short(mark['x'])}, {study['y']['name']} {short(mark['y'])}"
-    if not np.isfinite(found):
-        lost = np.asarray(one["diverged"])[row, column] > 0
-        return f" PyTorch's default ({at}) {'diverges' if lost else 'never does'}."
-    return f" PyTorch's default ({at}) {_comes(study, found)}."
-
-
-def _nearest(d: Range, value: float) -> int:
-    """The cell along an axis."""
-    return round(d.place(value) * (d.count - 1))
+    if mark["outcome"] is None:
+        return f" With PyTorch's defaults ({at}) it never does."
+    return f" With PyTorch's defaults ({at}) it {_comes(study, mark['outcome'])}."

@@ -237,7 +237,7 @@ def _pictures(study: Study) -> list[str]:
     parts = [
         page.picture(
             "Trial by trial",
-            "A dot for each trial that ended, at its value; marks along the bottom have none.",
+            "A dot for each trial that ended, at its value; marks along the bottom did not finish.",
             plots_search.best_so_far(study),
         ),
         page.picture(

@@ -38,10 +38,16 @@ def caveats(study: Study) -> list[str]:
     """What the figures do not say."""
     settings, trials = study["settings"], study["trials"]
     found = []
-    if study["finalists"]:
+    winner = study["winner"]
+    if winner is not None and winner["chosen_by"] == "final runs":
         found.append(
             f"A trial is {_runs(settings['search_seeds'])}. The best of many is flattered by chance, so the "
             f"finalists were run anew with {settings['seeds']} other seeds, which chose the winner."
+        )
+    elif study["finalists"]:
+        found.append(
+            "Every finalist failed in some final run: the winner is the best trial, which is flattered by "
+            "chance."
         )
     else:
         found.append(
@@ -52,6 +58,11 @@ def caveats(study: Study) -> list[str]:
         found.append(
             "The winner is chosen on the validation split. The test split is looked at by the final runs "
             "only, and chooses nothing."
+        )
+    elif study["finalists"]:
+        found.append(
+            "The winner is chosen by its final runs, so that its mean and interval are a little too good; "
+            "config['seed'] is what they differ by, if the function reads it."
         )
     pruned = sum(state_of(t) == "pruned" for t in trials)
     diverged = sum(state_of(t) == "diverged" for t in trials)
@@ -71,7 +82,11 @@ def caveats(study: Study) -> list[str]:
     if study["splits"] and settings["splits"]:
         found.append(
             "Splits of one data set overlap in their rows, so that intervals over them are narrower than "
-            "over new data."
+            "over new data. The best is chosen on the splits by which it is compared with the others, one by "
+            "one: of so many intervals some exclude 0 by chance."
+        )
+        found.append(
+            "Run k of the finalists has seed = k and split_seed = k: winner.toml is run 0 of the winner's."
         )
     edges = _edges(study)
     if edges:
@@ -109,10 +124,12 @@ def single_split(study: Study) -> list[str]:
     best = next(t for t in study["ranking"] if t["number"] == rows[0]["number"])
     tied = sum(not statistics.excludes_zero(row["behind"]) for row in rows[1:])
     named = [f"trial {number} in {times}" for number, times in found["named"].items()]
+    others = seeds - found["same"] - found["ties"]
     texts = [
         f"Over {seeds} {one}s the best is trial {best['number']} ({words(best['config'])}). One {one} alone "
-        f"names it in {found['same']} of {seeds} cases, and another in {seeds - found['same']}: "
-        f"{', '.join(named)}.",
+        f"names it in {found['same']} of {seeds} cases, another in {others}"
+        f"{' and several that tie in ' + str(found['ties']) if found['ties'] else ''}"
+        f"{': ' + ', '.join(named) if named else ''}.",
         f"Where each trial is scored with a {one} of its own, as by who draws it anew for each, the best of "
         f"all comes first with a chance of {_percent(found['alone'])}; a blind draw among {len(rows)} names "
         f"it with {_percent(1 / len(rows))}.",

@@ -13,11 +13,17 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 SCALES = ("log", "log1m", "linear")
 COUNT = 64
+MOST = 100_000
+"""Combinations of a grid."""
 # A rate of decay is known by its distance from 1: 0.9 averages 10 steps, 0.99 a hundred.
 _SCALE = {
     "lr": "log", "eps": "log", "weight_decay": "log", "decay": "log1m", "momentum": "log1m",
     "initial_scale": "log", "clip_value": "log", "clip_norm": "log", "clip_global_norm": "log",
 }  # fmt: skip
+_IDLE = {  # what does not enter the arithmetic
+    "none": ("decay", "eps", "eps_in_sqrt", "centered", "initial_scale"),
+    "sum": ("decay", "centered"),
+}
 NUMBERS = tuple(_SCALE)
 """The numbers of a `Rule`, which a range can run over."""
 _FORM = "name=low:high, name=low:high:scale:count, or name=value,value,..."
@@ -69,6 +75,8 @@ class Range:
             )
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             raise ValueError(f"the range of {self.name} must have finite ends; got {text}")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"the range of {self.name} is too wide for floats; got {text}")
         if not self.low < self.high:
             raise ValueError(
                 f"the range of {self.name} must run from low to a higher end; got {text}"
@@ -249,6 +257,10 @@ def space_of(given: Any) -> Space:
             raise ValueError(f"{name} stands twice in the space")
         if name == "seed":
             raise ValueError("seed is not searched: each trial is given seeds of its own")
+        if name.startswith("1-"):
+            raise ValueError(
+                f"a name must not begin with 1-, as searches call distances from 1; got {name!r}"
+            )
     return tuple(found)
 
 
@@ -260,6 +272,12 @@ def grid_of(space: Space) -> list[dict[str, Any]]:
     >>> grid_of(space_of("a=1,2 b=x,y"))[:3]
     [{'a': 1, 'b': 'x'}, {'a': 1, 'b': 'y'}, {'a': 2, 'b': 'x'}]
     """
+    size = math.prod(d.count if isinstance(d, Range) else len(d.values) for d in space)
+    if size > MOST:
+        raise ValueError(
+            f"a grid has at most {MOST:,} combinations; got {size:,}: name fewer values, as "
+            "name=value,value or name=low:high:scale:count"
+        )
     found: list[dict[str, Any]] = [{}]
     for d in space:
         values = d.values().tolist() if isinstance(d, Range) else d.values
@@ -300,6 +318,8 @@ def check_rule(space: Space, rule: Rule) -> None:
             raise ValueError(f"the rule has no {d.name!r}{near(d.name, known)}")
         if isinstance(d, Range) and d.name not in NUMBERS:
             raise ValueError(f"{d.name} is a switch: write {d.name}=true,false; got {d}")
+        if d.name in _IDLE.get(rule.second_moment, ()):
+            raise ValueError(f"{d.name} does nothing in this optimizer: leave it out")
     for config in corners(space):
         rule.replace(**config)
 

@@ -26,7 +26,10 @@ def interval(values: Sequence[float]) -> Interval:
     n = len(values)
     if n == 0:
         return {"mean": None, "low": None, "high": None, "n": 0}
-    mean = math.fsum(values) / n
+    try:
+        mean = math.fsum(values) / n
+    except OverflowError:
+        mean = math.fsum(x / n for x in values)
     if n == 1:
         return {"mean": mean, "low": None, "high": None, "n": 1}
     # hypot, as the squares of paths that run away overflow.

@@ -71,7 +71,9 @@ class Unit:
         return f"{100 * x:.2f}%" if self._percent else f"{x:.4f}"
 
     def gap(self, x: float) -> str:
-        return f"{100 * x:.2f} points" if self._percent else f"{x:.4f}"
+        text = f"{100 * x:.2f}" if self._percent else f"{x:.4f}"
+        text = text.removeprefix("-") if float(text) == 0 else text
+        return f"{text} points" if self._percent else text
 
     def bounds(self, found: Interval, sign: float = 1.0) -> str:
         if found["low"] is None or found["high"] is None:

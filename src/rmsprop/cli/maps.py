@@ -72,16 +72,17 @@ def map_(
     from rmsprop.entries import entries
 
     competitors = entries(shared.words(optimizers), [])
+    shared.check_folder(out)
     folder = out or Path("runs") / f"map-{shared.stem(what)}"
     common = {"seeds": seeds, "schedule": schedule, "target": target, "outcome": outcome}
-    walk = {"steps": steps, "starts": starts}
-    if start is not None:
-        if starts is not None:
-            raise ValueError("give --start or --starts, not both")
-        walk["starts"] = [shared.pair(start, ",", "--start")]  # type: ignore[assignment]
+    if start is not None and starts is not None:
+        raise ValueError("give --start or --starts, not both")
+    walk: dict[str, Any] = {"steps": steps, "starts": starts, "start": start}
     task = shared.task_settings(epochs, batch_size, hidden, activation, network, data_dir)
     if shared.is_surface(what):
         shared.refuse(task | {"jobs": jobs, "resume": resume or None}, "a surface", what)
+        if point := walk.pop("start"):
+            walk["starts"] = [shared.pair(point, ",", "--start")]
         study = _surface(what, noise, competitors, (x, y), shared.given(common | walk))
     else:
         shared.refuse(walk | {"noise": noise}, "a task", what)

@@ -84,6 +84,12 @@ def task_settings(
     }
 
 
+def check_folder(out: Path | None) -> None:
+    """Raise ValueError where --out is a file, before anything is done."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"--out is a folder, and {out} is a file: name another")
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that were given; the library knows the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -85,7 +85,9 @@ def tune(
     from rmsprop import console, report_search
     from rmsprop import search as library
 
-    folder = out or Path("runs") / f"tune-{shared.stem(what)}"
+    stem = shared.stem(what) + (f"-{optimizer.partition(':')[0]}" if optimizer else "")
+    folder = out or Path("runs") / f"tune-{stem}"
+    shared.check_folder(out)
     options = shared.given(
         {
             "optimizer": optimizer,
@@ -119,7 +121,6 @@ def tune(
                 **options,
             )
         except KeyboardInterrupt:
-            message = f"\ninterrupted: the trials that have ended are kept. To go on:\n  {shared.command()}"
             found = None
     if found is None:
         typer.echo(message, err=True)

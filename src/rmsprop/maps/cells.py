@@ -1,6 +1,7 @@
 """The cells of a map: which is best, which are as good, and where the frameworks' defaults lie."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,15 +98,29 @@ def best_of(found: dict[str, Any], x: Range, y: Range) -> dict[str, Any] | None:
     }
 
 
-def marks_of(e: Entry, x: Range, y: Range) -> list[dict[str, Any]]:
+def marks_of(
+    e: Entry, x: Range, y: Range, outcome: Callable[[Rule], float]
+) -> list[dict[str, Any]]:
     """Where the frameworks' defaults lie on the axes; None along one for which there is no default.
+
+    Parameters
+    ----------
+    e
+        Only RMSprop has marks.
+    x, y
+        The axes.
+    outcome
+        What a rule comes to: asked for the whole of a framework's defaults, as its other settings too may
+        differ from those of the map.
 
     Examples
     --------
     >>> from rmsprop.entries import entry
     >>> axes = Range("lr", 1e-4, 1.0), Range("decay", 0.5, 0.999)
-    >>> marks_of(entry("rmsprop"), *axes)[0], marks_of(entry("adam"), *axes)
-    ({'label': 'PyTorch', 'x': 0.01, 'y': 0.99}, [])
+    >>> marks_of(entry("rmsprop"), *axes, lambda rule: rule.eps)[0]
+    {'label': 'PyTorch', 'x': 0.01, 'y': 0.99, 'outcome': 1e-08}
+    >>> marks_of(entry("adam"), *axes, lambda rule: rule.eps)
+    []
     """
     marks = []
     for name, label in _FRAMEWORKS.items() if e.is_rmsprop else ():
@@ -116,5 +131,7 @@ def marks_of(e: Entry, x: Range, y: Range) -> list[dict[str, Any]]:
         ]
         inside = [v is None or a.low <= v <= a.high for v, a in zip(at, (x, y), strict=True)]
         if all(inside) and at != [None, None]:
-            marks.append({"label": label, "x": at[0], "y": at[1]})
+            found = outcome(rule) if "lr" in fields else math.nan
+            mark = {"label": label, "x": at[0], "y": at[1]}
+            marks.append(mark | {"outcome": found if math.isfinite(found) else None})
     return marks

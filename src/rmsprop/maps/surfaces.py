@@ -13,6 +13,7 @@ from rmsprop.entries import Entry, check_settings
 from rmsprop.environment import describe
 from rmsprop.maps.cells import best_of, marks_of, within
 from rmsprop.maps.lanes import SMALLEST, Ends, Replicate, run
+from rmsprop.rule import Rule
 from rmsprop.schedules import named
 from rmsprop.space import Range, check_rule, to_dict
 from rmsprop.surfaces import Surface
@@ -129,6 +130,14 @@ def surface_map(
     ]
     plan = named(schedule, 1.0, steps)
     factors = np.array([plan(t) for t in range(steps)])
+
+    def single(rule: Rule) -> float:
+        axes = [(a.name, [getattr(rule, a.name)]) for a in (x, y)]
+        if any(values == [None] for _, values in axes):
+            return math.nan
+        ends = run(surface, rule, axes[0], axes[1], replicates, factors)
+        return float(_summed(surface, ends)[outcome][0, 0])
+
     maps = []
     for k, e in enumerate(competitors):
         tell = _part(progress, k, len(competitors))
@@ -146,7 +155,7 @@ def surface_map(
                 **one,
                 "best": best,
             }
-            | {"tunability": float(within(one).mean()), "dialects": marks_of(e, x, y)}
+            | {"tunability": float(within(one).mean()), "dialects": marks_of(e, x, y, single)}
         )
     return {
         "kind": "map",
@@ -172,6 +181,10 @@ def surface_map(
 def _check(
     surface: Surface, outcome: str, target: float | None, steps: int, seeds: int | None
 ) -> None:
+    if seeds is not None and not surface.noise:
+        raise ValueError(
+            f"seeds are draws of the noise, and {surface.name} has none: give noise, or starts"
+        )
     for name, count in (("steps", steps), ("seeds", seeds)):
         if count is not None and not isinstance(count, numbers.Integral):
             raise TypeError(f"{name} must be a whole number; got {count!r}")

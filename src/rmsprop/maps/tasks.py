@@ -101,11 +101,18 @@ def task_map(
     if target is None:
         highest = [np.nanmax(one["score"]) for one in maps if np.isfinite(one["score"]).any()]
         target = round(0.99 * float(max(highest)), 4) if highest else None
+
+    def single(rule: Rule) -> float:
+        runs = _runs(task, [rule], seeds, schedule, "a framework's defaults", options)
+        found = _summed(runs, (1, 1))
+        found["steps"] = _steps(found["curves"], target, (1, 1))
+        return float(found[outcome][0, 0])
+
     for e, one in zip(competitors, maps, strict=True):
         one["steps"] = _steps(one.pop("curves"), target, (y.count, x.count))
         one["best"] = best_of(one, x, y)
         one["tunability"] = float(within(one).mean())
-        one["dialects"] = marks_of(e, x, y)
+        one["dialects"] = marks_of(e, x, y, single)
     return {
         "kind": "map",
         "task": task.to_dict(),
@@ -143,6 +150,8 @@ def _check(
         check_rule((x, y), e.rule)
     if outcome not in OUTCOMES:
         raise ValueError(f"outcome must be one of {', '.join(OUTCOMES)}; got {outcome!r}")
+    if target is not None and task.metric == "accuracy" and not 0 < target <= 1:
+        raise ValueError(f"target is a validation accuracy, above 0 and at most 1; got {target}")
     runs = x.count * y.count * seeds
     if runs > MOST_RUNS:
         raise ValueError(

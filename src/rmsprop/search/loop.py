@@ -1,6 +1,7 @@
 """The search: trials are claimed, handed to those who evaluate, and kept as they end."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -136,6 +137,8 @@ class _Search:
         if step in self._steps[event.number]:
             return False  # the first counts
         self._steps[event.number].add(step)
+        if math.isnan(event.value):
+            return False  # which Optuna's pruners cannot compare
         try:
             trial.report(event.value, step)
         except UpdateFinishedTrialError:  # another took us for dead, and has it now
@@ -153,12 +156,14 @@ class _Search:
             t.state in (TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING)
             for t in self.study.trials()
         ):
-            raise AllFailed(f"the first {self._failed} trials all failed; the last: {event.why}")
+            raise AllFailed(
+                f"the first {self._failed} {self._what} all failed; the last: {event.why}"
+            )
 
     def _check(self) -> None:
         found = failures(self.study)
         if found and len(found) == len(self.study.trials()):
-            raise AllFailed(f"all {len(found)} trials failed; the last: {found[-1]['why']}")
+            raise AllFailed(f"all {len(found)} {self._what} failed; the last: {found[-1]['why']}")
 
     def _tell(self) -> None:
         if self._progress is not None:

@@ -57,6 +57,8 @@ def storage_url(where: str | Path) -> URL:
     >>> str(storage_url("postgresql://me:secret@host/searches"))
     'postgresql+psycopg://me:***@host/searches'
     """
+    if not isinstance(where, str | Path):
+        raise TypeError(f"a storage is a path or an address; got {where!r}")
     rule = "a storage is a file that ends in .db or .sqlite, or postgresql://USER@HOST/DATABASE"
     if isinstance(where, Path) or ("://" not in where and where.endswith((".db", ".sqlite"))):
         return URL.create("sqlite", database=os.fspath(where))

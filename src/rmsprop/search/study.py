@@ -82,6 +82,7 @@ class Study:
             "space": [to_dict(d) for d in space],
             "direction": direction,
             "method": method,
+            "seed": seed,
             "about": about or {},
         }
         with alone(storage, name):
@@ -118,13 +119,14 @@ class Study:
         }
         if name is None:
             main = [n for n, plan in plans.items() if "configs" not in plan["about"]]
-            if len(main) != 1:
-                raise ValueError(f"name one of the studies: {', '.join(main) or 'there are none'}")
-            name = main[0]
+            if len(main) > 1:
+                raise ValueError(f"name one of the studies (--study): {', '.join(main)}")
+            name = main[0] if main else ""
         if name not in plans:
-            raise ValueError(f"no study is named {name!r}{near(name, list(plans))}")
+            known = near(name, list(plans)) if plans else ": there are no studies of rmsprop here"
+            raise ValueError(f"no study is named {name!r}{known}" if name else f"no study{known}")
         plan = plans[name]
-        options = {key: plan[key] for key in ("direction", "method", "about")}
+        options = {key: plan[key] for key in ("direction", "method", "seed", "about")}
         return cls(storage, name, tuple(from_dict(d) for d in plan["space"]), **options)
 
     def trials(self) -> list[FrozenTrial]:
@@ -363,7 +365,7 @@ def _differs(name: str, known: Any, plan: dict[str, Any]) -> str:
     remedy = "take another name (--study) or folder (--out), or ask for what it searches"
     if known is None:
         return f"the study {name!r} was not made by rmsprop tune: {remedy}"
-    for key in ("space", "direction", "method"):
+    for key in ("space", "direction", "method", "seed"):
         if known[key] != plan[key]:
             what = _words(known["space"]) if key == "space" else known[key]
             asked = _words(plan["space"]) if key == "space" else plan[key]

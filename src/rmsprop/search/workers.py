@@ -158,8 +158,6 @@ class Here:
     seconds
         A trial may take; None sets no limit. It needs the main thread of a system with alarms, and ends what
         Python does, not a call that hangs in C.
-    on_report
-        Answers a report: whether to prune.
     """
 
     size = 1
@@ -251,7 +249,12 @@ class Processes:
             if _now() - w.began > self._seconds:
                 found.append(Event(w.number, "failed", why=late(self._seconds)))
                 w.kill()
-        self._workers = [w for w in self._workers if w.process.is_alive() and not w.dead]
+        # One that died since has a trial, which the next look finds lost.
+        self._workers = [
+            w
+            for w in self._workers
+            if not w.dead and (w.number is not None or w.process.is_alive())
+        ]
         return found
 
     def answer(self, number: int, prune: bool) -> None:
@@ -282,7 +285,7 @@ class _Worker:
             self.process.start()
         theirs.close()
         self.number: int | None = None
-        self.began, self.dead = 0.0, False
+        self.began, self.dead, self.loaded = 0.0, False, False
 
     def give(self, number: int, config: Config) -> None:
         # Until it says that it has begun: a process loads the objective first.
@@ -296,7 +299,7 @@ class _Worker:
             while self.pipe in ready and self.pipe.poll():
                 event = self.pipe.recv()
                 if event.kind == "started":  # importing the objective is not a trial's time
-                    self.began = _now()
+                    self.began, self.loaded = _now(), True
                     continue
                 found.append(event)
         except (EOFError, OSError):
@@ -305,12 +308,15 @@ class _Worker:
             self.number = None
         if self.number is not None and (self.dead or self.process.sentinel in ready):
             self.process.join(5)
-            found.append(Event(self.number, "lost", why=_death(self.process.exitcode)))
+            found.append(Event(self.number, "lost", why=_death(self.process.exitcode, self.loaded)))
             self.kill()
         return found
 
     def kill(self) -> None:
         self.number, self.dead = None, True
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):  # it has no group yet, or is gone
+                os.killpg(self.process.pid or 0, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -318,12 +324,18 @@ class _Worker:
 
 def _work(evaluate: Evaluate, pipe: Any) -> None:
     """What a process does: trials, until it is killed or its parent is gone."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # so that what the objective starts is killed with it
     one_thread()
     sys.stdout = sys.stderr  # what an objective prints does not mix with what the command prints
+    turn = threading.Lock()  # an objective may report from several threads
 
     def report(step: int, value: float) -> None:
-        pipe.send(reported(number, step, value))
-        if pipe.recv():
+        event = reported(number, step, value)
+        with turn:
+            pipe.send(event)
+            prune = pipe.recv()
+        if prune:
             raise Pruned
 
     with contextlib.suppress(EOFError, OSError):
@@ -333,10 +345,13 @@ def _work(evaluate: Evaluate, pipe: Any) -> None:
             pipe.send(evaluated(evaluate, number, config, report))
 
 
-def _death(code: int | None) -> str:
+def _death(code: int | None, loaded: bool) -> str:
     if code is not None and code < 0:
         return f"its process was killed by signal {-code}, perhaps for want of memory"
-    return f"its process ended with code {code}"
+    text = f"its process ended with code {code}"
+    if loaded:
+        return text
+    return f"{text} as it began: with jobs, a script must call tune under if __name__ == '__main__'"
 
 
 def _now() -> float:
