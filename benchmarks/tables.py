@@ -13,7 +13,7 @@ import numpy as np
 from rmsprop.environment import describe
 from timing import NOISY, Times, race
 
-PACKAGES = ("rmsprop", "numpy", "numba", "scikit-learn", "torch")
+PACKAGES = ("rmsprop", "numpy", "numba", "scikit-learn", "torch", "jax", "optax", "keras")
 WIDTH = 79
 
 

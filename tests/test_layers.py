@@ -29,7 +29,8 @@ LAYERS = [
     ["baseline", "checkpoint", "kernels"],
     ["state"],
     ["optimizer"],
-    ["convert", "jax", "keras", "numpy", "simulate", "torch"],
+    ["convert", "jax", "numpy", "simulate", "torch"],
+    ["keras"],
     ["learners", "networks"],
     ["run"],
     ["style", "tasks"],
@@ -54,6 +55,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "cli": {"typer"},
     "dialects": set(),
     "files": {"numpy", "safetensors"},
+    "jax": {"jax", "optax"},
+    "keras": {"keras", "torch"},
     "kernels": {
         "llvmlite",
         "numba",
@@ -78,6 +81,8 @@ OWN: dict[str, set[str]] = {
     "__init__": {"dialects", "rule"},
     "cli": {"__init__", "dialects", "rule", "schedules"},
     "dialects": set(),
+    "jax": {"rule"},
+    "keras": {"dialects", "rule", "state", "torch"},
     "kernels": {"reference", "rule"},
     "numpy": {"files", "kernels", "optimizer", "rule", "schedules", "state", "tree"},
     "optimizer": {"files", "kernels", "rule", "schedules", "state", "tree"},
@@ -164,6 +169,7 @@ def test_frameworks_are_imported_by_their_front_ends_only(name: str) -> None:
     allowed = {
         "convert": FRAMEWORKS,
         "jax": {"jax", "optax"},
+        "keras": {"keras", "torch"},
         "learners": {"torch"},
         "networks": {"torch"},
         "style": {"torch"},
@@ -218,17 +224,22 @@ def test_import_rmsprop_loads_no_numpy_and_no_numba() -> None:
 # Documentation.
 
 EXAMPLES_IN = [
-    "dialects", "numpy", "optimizer", "reference", "rule", "schedules", "torch.backward",
+    "dialects", "jax.alias", "jax.arithmetic", "jax.hyperparameters", "jax.rounding", "jax.transform",
+    "keras.optimizer", "numpy", "optimizer", "reference", "rule", "schedules", "space", "torch.backward",
     "torch.optimizer",
 ]  # fmt: skip
 DOCUMENTED_IN = [
-    *EXAMPLES_IN, "files", "kernels.cpu", "kernels.element", "kernels.formats", "kernels.gpu",
-    "kernels.loops", "kernels.norms", "kernels.plan", "kernels.threads", "state", "torch",
-    "torch.cpu", "torch.foreach", "torch.gpu", "torch.groups", "torch.memory", "torch.plan",
+    *EXAMPLES_IN, "files", "jax", "keras", "keras.fused", "keras.words", "kernels.cpu", "kernels.element",
+    "kernels.formats", "kernels.gpu", "kernels.loops", "kernels.norms", "kernels.plan", "kernels.threads",
+    "maps", "maps.cells", "maps.surfaces", "maps.tasks", "search", "search.tuning", "stacked", "state",
+    "torch", "torch.cpu", "torch.foreach", "torch.gpu", "torch.groups", "torch.memory", "torch.plan",
     "torch.table", "tree",
 ]  # fmt: skip
 NO_EXAMPLE = {
     "dialects.Dialect": "a row of a table",
+    "jax.arithmetic.Numbers": "a record",
+    "jax.arithmetic.Slots": "a record",
+    "jax.transform.make": "`from_rule`, after its checks",
     "reference.State": "a record; `init` makes it, and shows it",
     "reference.clip": "one line of `step`",
     "reference.step": "`update`, for many arrays",
