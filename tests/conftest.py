@@ -1,6 +1,7 @@
 """Settings that must stand before the frameworks load, and the profile of hypothesis."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +10,10 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("NUMBA_NUM_THREADS", str(max(2, os.cpu_count() or 1)))
 # Keras's JAX backend runs the update as Keras writes it; its torch backend has one of its own.
 os.environ.setdefault("KERAS_BACKEND", "jax")
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, which tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the first example of a kernel's test compiles it.
 settings.register_profile(

@@ -385,5 +385,5 @@ class TestEquations:
 
 
 def test_table_of_contents() -> None:
-    assert set(rmsprop.__all__) == {"DIALECTS", "PRESETS", "Dialect", "Rule", "__version__"}
+    assert set(rmsprop.__all__) == {"DIALECTS", "PRESETS", "Dialect", "Rule", "__version__", "tune"}
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", rmsprop.__version__)
