@@ -178,7 +178,5 @@ def _compare_task(
                 **options,
             )
         except Interrupted as stopped:
-            again = shared.command() if resume else f"{shared.command()} --resume"
-            message = f"\n{stopped}. They are kept in {folder}; to go on:\n  {again}"
-    typer.echo(message, err=True)
-    raise typer.Exit(130)
+            end = stopped
+    raise shared.interrupted(end, folder, resume=resume)

@@ -161,7 +161,5 @@ def _task(
                 **options,
             )
         except Interrupted as stopped:
-            again = shared.command() if running["resume"] else f"{shared.command()} --resume"
-            message = f"\n{stopped}. They are kept in {running['folder']}; to go on:\n  {again}"
-    typer.echo(message, err=True)
-    raise typer.Exit(130)
+            end = stopped
+    raise shared.interrupted(end, running["folder"], resume=running["resume"])

@@ -84,6 +84,13 @@ def task_settings(
     }
 
 
+def interrupted(stopped: BaseException, folder: Path, *, resume: bool) -> typer.Exit:
+    """The end of a command after Ctrl-C, which says how to go on."""
+    again = command() if resume else f"{command()} --resume"
+    typer.echo(f"\n{stopped}. They are kept in {folder}; to go on:\n  {again}", err=True)
+    return typer.Exit(130)
+
+
 def check_folder(out: Path | None) -> None:
     """Raise ValueError where --out is a file, before anything is done."""
     if out is not None and out.exists() and not out.is_dir():

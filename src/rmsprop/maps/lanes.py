@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, types
 
+from rmsprop.compare_surfaces import SMALLEST
 from rmsprop.kernels.element import CORRECT, element, fingerprint, flags_of, scalars_of
 from rmsprop.kernels.threads import INTERPRETED, threads
 from rmsprop.maps.user import compiled_surface
@@ -39,8 +40,6 @@ Axis = tuple[str, Any]
 LANES = 64  # 1.2 billion steps a second on a core of a Zen 5 for 32 to 128 lanes, 0.9 for 16
 IN_PYTHON = 20_000_000  # steps that are run without a compiler: two minutes
 _CHUNK = 20_000_000  # steps between looks at Ctrl-C: 20 ms; with sines a second
-SMALLEST = 1e-200
-"""Stands for a height of 0, which has no logarithm."""
 
 
 class Replicate(NamedTuple):

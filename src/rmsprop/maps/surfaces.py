@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rmsprop.compare_surfaces import RELATIVE_TARGET
+from rmsprop.compare_surfaces import RELATIVE_TARGET, SMALLEST
 from rmsprop.entries import Entry, check_settings
 from rmsprop.environment import describe
 from rmsprop.maps.cells import best_of, marks_of, within
-from rmsprop.maps.lanes import SMALLEST, Ends, Replicate, run
+from rmsprop.maps.lanes import Ends, Replicate, run
 from rmsprop.rule import Rule
 from rmsprop.schedules import named
 from rmsprop.space import Range, check_rule, to_dict

@@ -20,7 +20,7 @@ from rmsprop.search.plan import Options, Plan, plan_of
 from rmsprop.search.storage import open_storage
 from rmsprop.search.study import Study
 from rmsprop.search.workers import Config, Evaluate, Here, Processes, Workers
-from rmsprop.space import Choice, grid_of
+from rmsprop.space import Choice
 
 TRIALS = 60
 SEEDS, SEEDS_OF_LARGE, LARGE = 10, 5, 20_000
@@ -71,8 +71,8 @@ def tune(
         method: "tpe" (multivariate), "random" or "grid". trials: in all, default 60, of a grid its size.
         finalists: how many of the best get final runs, default 5. seeds: final runs of each, default 10 (5
         from 20,000 rows on). search_seeds: runs that a trial of a task is the mean of, default 1. first_seed:
-        of these, default 1000, as final runs have the seeds from 0. splits:
-        whether each seed also splits the data anew. prune: whether to stop hopeless trials, default true.
+        of these, default 1000, as final runs have the seeds from 0. splits: whether each seed also splits the
+        data anew. prune: whether to stop hopeless trials, default true.
         seed: of the draws. jobs: processes; 1 stays in this one, unless apart is true. time_limit: seconds
         that a trial may take. ray: "auto" or the address of a Ray cluster. stack: whether small networks of a
         grid or a random search are trained together, as one, default true.
@@ -103,6 +103,7 @@ def tune(
     began = time.perf_counter()
     chosen = Options(**options)
     plan = plan_of(objective, space, optimizer, schedule, direction, chosen)
+    seeds = _final_seeds(plan, chosen)
     kept = Study(
         open_storage(storage),
         study or plan.name,
@@ -127,7 +128,7 @@ def tune(
     run_trials(kept, workers, budget, pruner=pruner, progress=progress)
     searched = time.perf_counter() - began
     ranked = results.ranked(kept)
-    finals = _finals(plan, kept, _best(ranked, chosen.finalists), chosen, progress)
+    finals = _finals(plan, kept, _best(ranked, chosen.finalists), seeds, chosen, progress)
     found = results.summary(plan, kept, ranked, finals, chosen, budget)
     _check_kept(kept)
     timing = {"search_seconds": searched, "seconds": time.perf_counter() - began}
@@ -169,17 +170,16 @@ def _workers(plan: Plan, evaluate: Any, chosen: Options) -> Workers:
 
 
 def _finals(
-    plan: Plan, kept: Study, configs: Sequence[Config], chosen: Options, progress: Progress | None
+    plan: Plan,
+    kept: Study,
+    configs: Sequence[Config],
+    seeds: int,
+    chosen: Options,
+    progress: Progress | None,
 ) -> dict[str, Any] | None:
     """Several runs of each finalist, and of the optimizer as it is, with seeds that chose nothing."""
     if not configs:
         return None
-    seeds = chosen.seeds or _default_seeds(plan)
-    if seeds > chosen.first_seed:
-        raise ValueError(
-            f"{seeds} final runs have the seeds below {seeds}, which must not be those of the search: take a "
-            f"first_seed of {seeds} or more; got {chosen.first_seed}"
-        )
     configs = list(configs)
     if plan.entry is not None:
         own = plan.entry.rule.to_dict()
@@ -202,14 +202,21 @@ def _finals(
         direction=plan.direction,
         about=about,
     )
-    workers, budget = _workers(plan, evaluate, chosen), len(grid_of(space))
+    workers, budget = _workers(plan, evaluate, chosen), len(configs) * seeds
     with contextlib.suppress(AllFailed):  # the trials are worth a report all the same
         run_trials(study, workers, budget, progress=progress, what="final runs")
     return results.final_runs(study, configs, seeds)
 
 
-def _default_seeds(plan: Plan) -> int:
+def _final_seeds(plan: Plan, chosen: Options) -> int:
+    """How many final runs each finalist gets; their seeds count from 0."""
     rows = 0
     if isinstance(plan.objective, TaskObjective):
         rows = len(plan.objective.made.dataset.train)
-    return SEEDS_OF_LARGE if rows >= LARGE else SEEDS
+    seeds = chosen.seeds or (SEEDS_OF_LARGE if rows >= LARGE else SEEDS)
+    if chosen.finalists and seeds > chosen.first_seed:
+        raise ValueError(
+            f"{seeds} final runs have the seeds below {seeds}, which must not be those of the search: take a "
+            f"first_seed of {seeds} or more; got {chosen.first_seed}"
+        )
+    return seeds
