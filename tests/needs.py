@@ -4,6 +4,7 @@ RMSPROP_REQUIRE_ALL=1 turns each such skip into a failure.
 """
 
 import importlib
+import importlib.machinery
 import os
 from pathlib import Path
 from types import ModuleType
@@ -33,3 +34,9 @@ def package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         lacking(f"{error.name} is not installed: pip install {(error.name or name).split('.')[0]}")
+
+
+def installed(name: str) -> None:
+    """As `package`, without loading it: for what only a process of its own loads."""
+    if importlib.machinery.PathFinder.find_spec(name) is None:
+        lacking(f"{name} is not installed: pip install {name}")

@@ -12,33 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import needs
 from cases import assert_within
+from jax_runs import from_rule, jax, make, optax, run
+from rmsprop import Rule
 
-jax = needs.package("jax")
-optax = needs.package("optax")
 jnp = jax.numpy
-
-import rmsprop.jax  # noqa: E402
-from rmsprop import Rule  # noqa: E402
-
-make: Any = rmsprop.jax.rmsprop
-from_rule: Any = rmsprop.jax.from_rule
 
 STEPS = 40
 RATES = 0.02 * np.random.default_rng(1).uniform(0.5, 1.5, STEPS)
 Tree = Any
-
-
-def run(optimizer: Any, params: Tree, grads: Tree) -> Any:
-    """Parameters and states after each of the steps, stacked."""
-
-    def step(carry: Any, g: Any) -> Any:
-        updates, state = optimizer.update(g, carry[1], carry[0])
-        carry = optax.apply_updates(carry[0], updates), state
-        return carry, carry
-
-    return jax.jit(lambda p: jax.lax.scan(step, (p, optimizer.init(p)), grads)[1])(params)
 
 
 def close(ours: Tree, theirs: Tree, rtol: float = 1e-6) -> None:

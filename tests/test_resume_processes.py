@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,11 +36,9 @@ ENVIRONMENT = os.environ | {
 class Lives:
     """resume_worker.py: processes that train, one after the other, from one that has everything loaded."""
 
-    def __init__(self, command: list[str], folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, command: list[str], modules: list[str]):
         self._result = folder / "result.json"
-        # PyTorch is loaded before the lives begin: it takes longer than most of them.
-        modules = ["rmsprop.learners.modules"] if importlib.util.find_spec("torch") else []
+        self.living = False
         words = [*command, sys.executable, str(HERE / "resume_worker.py"), *modules]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(words, env=ENVIRONMENT, text=True, stdin=pipe, stdout=pipe)
@@ -59,6 +56,7 @@ class Lives:
     def start(self, task: str = "moons", rule: Rule = HEAVY, **job: Any) -> int:
         """Begin a life; its process id."""
         self._result.unlink(missing_ok=True)
+        self.living = True
         more = {"task": task, "rule": rule.to_dict(), "result": str(self._result)}
         self._write(json.dumps(more | job))
         return int(self._line())
@@ -67,6 +65,7 @@ class Lives:
         """Its exit code, negative for a signal, and what it came to."""
         self._write("")
         code = int(self._line())
+        self.living = False
         found = json.loads(self._result.read_text()) if self._result.exists() else {}
         return code, found
 
@@ -86,21 +85,34 @@ class Lives:
         assert self.process.returncode == 0
 
 
-@pytest.fixture
-def lives() -> Iterator[Lives]:
-    with tempfile.TemporaryDirectory() as folder:
-        found = Lives([], Path(folder))
-        yield found
+@pytest.fixture(scope="module")
+def idle() -> Iterator[list[Lives]]:
+    """The process that the next test takes, as lives leave nothing in it; none before the first."""
+    kept: list[Lives] = []
+    yield kept
+    for found in kept:
         found.close()
+
+
+@pytest.fixture
+def lives(idle, tmp_path_factory) -> Iterator[Lives]:
+    # PyTorch is loaded before the lives begin: it takes longer than most of them.
+    modules = ["rmsprop.learners.modules"] if importlib.util.find_spec("torch") else []
+    found = idle.pop() if idle else Lives(tmp_path_factory.mktemp("lives"), [], modules)
+    yield found
+    if found.living:  # a test that failed in the middle of a life
+        with found.process:
+            found.process.kill()
+    else:
+        idle.append(found)
 
 
 def assert_ended_well(found: dict[str, Any], folder: Path, expected: Path) -> None:
     assert found["error"] is None, found["error"]
     assert arrays_in(folder) == arrays_in(expected)
     assert not [p for p in folder.rglob("*") if p.name.startswith(".") or ".bak" in p.name]
-    assert (
-        2 <= len(steps_kept(folder)) <= 3
-    )  # killed as it was dropping the oldest, with nothing left to do
+    # Three where it was killed as it was dropping the oldest, with nothing left to do.
+    assert 2 <= len(steps_kept(folder)) <= 3
 
 
 @pytest.mark.long
@@ -157,7 +169,7 @@ def test_kill_9_again_and_again_costs_nothing(tmp_path, lives, task, settings, o
     while not found:
         before = steps_kept(folder)[-1:]
         process = lives.start(task, folder=str(folder), **job)
-        if time.monotonic() - began < 20:
+        if kills < 15 and time.monotonic() - began < 20:
             if generator.random() < 0.7:  # else it may be killed before its first step
                 wait_for(lambda b=before: steps_kept(folder)[-1:] != b or lives.is_over())
             time.sleep(generator.uniform(0, min(0.05 * took, 0.3)))
@@ -243,22 +255,22 @@ def tight(request, tmp_path) -> Iterator[tuple[str, Lives, Path]]:
     """How there is no room, who trains, and where: with a limit of file sizes, and on a disk that is full."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    command: list[str] = []
     disk = tmp_path / "disk"
     disk.mkdir()
-    if request.param == "fill":
-        mount = f"mount -t tmpfs -o size=1m none {disk}"
-        unshare = ["unshare", "--user", "--map-root-user", "--mount"]
-        try:
-            done = subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, text=True)
-            reason = done.stderr if done.returncode else ""
-        except FileNotFoundError as error:
-            reason = str(error)
-        if reason:
-            needs.lacking(f"no small disk can be mounted here: {reason.strip()}")
-        command = [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh"]
-    found = Lives(command, outside)
-    yield request.param, found, disk / "run"
+    if request.param == "limit":
+        yield "limit", request.getfixturevalue("lives"), disk / "run"
+        return
+    mount = f"mount -t tmpfs -o size=1m none {disk}"
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        done = subprocess.run([*unshare, "sh", "-c", mount], capture_output=True, text=True)
+        reason = done.stderr if done.returncode else ""
+    except FileNotFoundError as error:
+        reason = str(error)
+    if reason:
+        needs.lacking(f"no small disk can be mounted here: {reason.strip()}")
+    found = Lives(outside, [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh"], [])
+    yield "fill", found, disk / "run"
     found.close()
 
 
@@ -269,8 +281,7 @@ REASON = {"limit": "File too large", "fill": "No space left on device"}
 def test_a_full_disk_costs_checkpoints_and_not_the_run(tmp_path, tight):
     """Full from step 40 to 80 of 136, with a checkpoint due every 7: they are missed, and it goes on."""
     how, lives, folder = tight
-    settings, options = {"epochs": 4}, {"checkpoint_steps": 7, "resume": True}
-    job = {"settings": settings, "options": options}
+    job = {"settings": {"epochs": 4}, "options": {"checkpoint_steps": 7, "resume": True}}
     _, whole = lives.live("digits", folder=str(tmp_path / "whole"), **job)
     copy = tmp_path / "copy"
     code, found = lives.live(
@@ -336,7 +347,7 @@ def test_the_command_is_killed_and_stopped_and_gone_on_with(tmp_path):
     folder = tmp_path / "a run"
     words = (*WORDS, "--out", str(folder))
     whole = start("train", *WORDS, "--out", str(tmp_path / "whole"))  # meanwhile
-    kinds = [signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM]
+    kinds = [signal.SIGINT, signal.SIGKILL, signal.SIGTERM]
     for k, kind in enumerate(kinds):
         process = start("train", *words, *(["--resume"] if k else []))
         before = steps_kept(folder)[-1:]

@@ -16,7 +16,7 @@ from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule
 from rmsprop.torch import from_rule
 
-AT_ONCE = 1000  # rows of a forward pass that measures
+AT_ONCE = 100  # rows of a forward pass that measures
 
 
 class TorchLearner:
