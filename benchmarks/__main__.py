@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE)]  # for python -m benchmarks
 
 NAMES = (
     "step", "many", "dtypes", "norms", "growth", "start", "mnist_epoch", "rnn_epoch", "trained", "simulate",
-    "maps", "stacked", "search", "torch_train", "torch_memory", "lowbit", "jax_train",
+    "maps", "stacked", "search", "torch_train", "torch_memory", "lowbit", "convert", "jax_train",
     "keras_train", "torch_gpu",
 )  # fmt: skip
 

@@ -45,6 +45,7 @@ LAYERS = [
     ["report_limits", "report_maps", "report_run", "report_search", "report_style"],
     ["session"],
     ["console"],
+    ["console_convert"],
     ["cli"],
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
@@ -53,6 +54,7 @@ LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 THIRD_PARTY: dict[str, set[str]] = {
     "__init__": set(),
     "cli": {"typer"},
+    "convert": {"numba", "numpy", "safetensors"},
     "dialects": set(),
     "files": {"numpy", "safetensors"},
     "jax": {"jax", "optax"},
@@ -80,6 +82,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 OWN: dict[str, set[str]] = {
     "__init__": {"dialects", "rule"},
     "cli": {"__init__", "dialects", "rule", "schedules"},
+    "convert": {"dialects", "files", "kernels", "rule", "state"},
     "dialects": set(),
     "jax": {"rule"},
     "keras": {"dialects", "rule", "state", "torch"},

@@ -79,8 +79,8 @@ def entry(spec: str) -> Entry:
 rule=Rule(lr=0.001, decay=0.99, eps=1e-07, centered=True, decoupled_weight_decay=True, eps_in_sqrt=True, \
 lr_in_momentum=True), fixed=False, given=('decay', 'centered'))
     """
-    name, *pairs = spec.strip().split(":")
-    fields = dict(_pair(pair, spec) for pair in pairs)
+    name, fields = fields_of(spec)
+    pairs = spec.strip().split(":")[1:]
     dialect = name.removeprefix("rmsprop-").lower()
     if dialect == "rmsprop":
         dialect = "hinton"
@@ -98,6 +98,20 @@ lr_in_momentum=True), fixed=False, given=('decay', 'centered'))
     return Entry(
         label + (f" ({', '.join(notes)})" if notes else ""), rule, "lr" in fields, tuple(fields)
     )
+
+
+def fields_of(spec: str) -> tuple[str, dict[str, Any]]:
+    """The name and the fields of a spec, `name:field=value:...`.
+
+    Raises ValueError for a part without an equals sign.
+
+    Examples
+    --------
+    >>> fields_of("tf1:momentum=0.9:centered=true")
+    ('tf1', {'momentum': 0.9, 'centered': True})
+    """
+    name, *pairs = spec.strip().split(":")
+    return name, dict(_pair(pair, spec) for pair in pairs)
 
 
 def entries(optimizers: list[str], dialects: list[str]) -> list[Entry]:

@@ -79,8 +79,8 @@ def save_arrays(path: str | Path, arrays: dict[str, Array], header: dict[str, An
         temporary.write_bytes(safetensors.numpy.save(plain, {"rmsprop": json.dumps(header)}))
 
 
-def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays and the header that `save_arrays` wrote, whose header says this `kind`.
+def load_arrays(path: str | Path, *kinds: str) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and the header that `save_arrays` wrote, whose header says one of these kinds.
 
     Raises FileNotFoundError, and ValueError for a file of another kind, or one that is damaged in any bit.
     """
@@ -88,8 +88,10 @@ def load_arrays(path: str | Path, kind: str) -> tuple[dict[str, Array], dict[str
         with safetensors.safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get("rmsprop", "{}"))
             found = header.get("kind") if isinstance(header, dict) else None
-            if found != kind:
-                raise ValueError(f"{path} does not hold a {kind}; it says {found!r}")
+            if found not in kinds:
+                raise ValueError(
+                    f"{path} does not hold a {' or a '.join(kinds)}; it says {found!r}"
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.pop("sha256", None) != _digest(arrays, header):
             raise ValueError(f"{path} is damaged: it does not have the SHA-256 that it names")

@@ -11,11 +11,10 @@ from rmsprop.kernels.norms import norms
 from rmsprop.kernels.plan import Plan
 from rmsprop.rule import Rule
 from rmsprop.schedules import Schedule, as_schedule
-from rmsprop.state import SLOTS, State, check_same_averages
+from rmsprop.state import FILE_KIND, SLOTS, State, check_same_averages
 from rmsprop.tree import Array, Tree
 
 NanPolicy = Literal["propagate", "skip", "raise"]
-_FILE_KIND = "rmsprop.numpy state"
 
 
 class Optimizer:
@@ -252,14 +251,15 @@ class Optimizer:
             for name in SLOTS.values()
             for where, a in header.pop(name, {}).items()
         }
-        files.save_arrays(path, arrays, {"kind": _FILE_KIND} | header)
+        names = list(next(iter(self._state.slots.values()), {}))  # the file has an order of its own
+        files.save_arrays(path, arrays, {"kind": FILE_KIND, "names": names} | header)
 
     def load(self, path: str | Path) -> None:
         """Go on from the file that `save` wrote.
 
         Raises ValueError for a file that is damaged or not such a state, and as `load_state_dict`.
         """
-        arrays, state = files.load_arrays(path, _FILE_KIND)
+        arrays, state = files.load_arrays(path, FILE_KIND)
         try:
             for key, a in arrays.items():
                 name, _, where = key.partition("/")

@@ -10,6 +10,9 @@ from rmsprop.kernels.plan import state_dtype
 from rmsprop.rule import Rule
 from rmsprop.tree import Array
 
+FILE_KIND = "rmsprop.numpy state"
+"""What the header of a file of the state says that it is."""
+
 SLOTS = {"v": "square_avg", "m": "grad_avg", "b": "momentum_buffer"}
 """The rule's letters and the names (PyTorch's) under which a state dict keeps the arrays."""
 

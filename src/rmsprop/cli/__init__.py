@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from rmsprop import __version__
-from rmsprop.cli import compare, limits, look, maps, train, tune  # noqa: F401  (their commands)
+from rmsprop.cli import compare, convert, limits, look, maps, train, tune  # noqa: F401  (their commands)
 from rmsprop.cli.shared import app
 
 
@@ -35,7 +35,11 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        typer.echo(f"rmsprop: {error}", err=True)
+        from rmsprop.convert.reading import printable
+
+        # Names from files stand in it, of which some are strangers'.
+        lines = str(error).splitlines() or [""]
+        typer.echo("rmsprop: " + "\n".join(map(printable, lines)), err=True)
         raise SystemExit(2) from None
     except MemoryError as error:
         typer.echo(

@@ -56,6 +56,13 @@ def pair(text: str, separator: str, option: str) -> tuple[float, float]:
     return low, high
 
 
+def number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{option} takes numbers; got {text!r}") from None
+
+
 def widths(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None

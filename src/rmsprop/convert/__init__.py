@@ -1,0 +1,28 @@
+"""Optimizer state that travels: read from one framework's file, written for another's.
+
+    >>> from rmsprop import convert
+    >>> found = convert.read("model.keras")                            # doctest: +SKIP
+    >>> convert.write(found, "optimizer.pt", "torch", like="model.pt")  # doctest: +SKIP
+
+`read` brings every file to one form, a `Checkpoint`; `translate` says what another framework makes of it,
+tensor by tensor, and what is lost; `write` does it, and writes nothing where something is lost that
+was not accepted.  Nothing is unpickled.
+"""
+
+from rmsprop.convert.checkpoint import Checkpoint, Entry
+from rmsprop.convert.losses import Loss
+from rmsprop.convert.reading import read
+from rmsprop.convert.translate import Row, Translation, translate
+from rmsprop.convert.writing import Unfaithful, write
+
+__all__ = [
+    "Checkpoint",
+    "Entry",
+    "Loss",
+    "Row",
+    "Translation",
+    "Unfaithful",
+    "read",
+    "translate",
+    "write",
+]

@@ -1,0 +1,1 @@
+"""Keras 3: `.keras` and `.weights.h5` files, and live models, without Keras."""

@@ -1,0 +1,1 @@
+"""Optax's states: trees, Flax's msgpack and Orbax's folders."""
