@@ -31,7 +31,7 @@ from hostile_samples import (
 from rmsprop import files
 from rmsprop.convert.keras import hdf5
 from rmsprop.convert.optax import msgpack_files
-from rmsprop.convert.tensorflow import bundle, tables
+from rmsprop.convert.tensorflow import bundle, bundle_writing, tables
 
 NAMES = ["", ".", "../../x", "/etc/passwd", "a\nb", "\x1b[2J\x1b]0;x\x07", "\u202e", "[bold]x[/y]", "a\\b",
          "square_avg", "vars", "0", "-1", "é" * 300, "w" * 70_000]  # fmt: skip
@@ -297,7 +297,7 @@ def smart_tf1(kind: str, raw: Files, rng: Any) -> Files:
         made = {n: x for n, x in made.items() if x.dtype.name in bundle.WRITTEN and n.isprintable()}
         folder = Path(os.environ["TMPDIR"]) / "tf"
         shutil.rmtree(folder, ignore_errors=True)
-        bundle.write_bundle(folder / "m", made)
+        bundle_writing.write_bundle(folder / "m", made)
         return raw | of_folder(folder)
     k = int(rng.integers(len(entries)))
     key, value = entries[k]

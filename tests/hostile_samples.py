@@ -17,7 +17,7 @@ from rmsprop.convert.checkpoint import Checkpoint, Entry
 from rmsprop.convert.keras import archive as keras_archive
 from rmsprop.convert.keras import hdf5
 from rmsprop.convert.optax import msgpack_files
-from rmsprop.convert.tensorflow import bundle
+from rmsprop.convert.tensorflow import bundle_writing
 from rmsprop.convert.translate import LAYOUTS
 from rmsprop.numpy import Optimizer
 
@@ -150,7 +150,7 @@ def of_folder(folder: Path) -> Files:
 
 
 def tf1_files(folder: Path) -> Files:
-    bundle.write_bundle(folder / "m", tf1_arrays())
+    bundle_writing.write_bundle(folder / "m", tf1_arrays())
     (folder / "checkpoint").write_text('model_checkpoint_path: "m"\n')
     return of_folder(folder)
 

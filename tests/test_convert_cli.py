@@ -9,7 +9,7 @@ import pytest
 
 from rmsprop import Rule, convert
 from rmsprop.convert import Checkpoint, Entry
-from rmsprop.convert.tensorflow.bundle import write_bundle
+from rmsprop.convert.tensorflow.bundle_writing import write_bundle
 from test_cli import Command, run  # noqa: F401  (a fixture)
 
 SHAPES = {"dense/kernel": (3, 2), "dense/bias": (2,)}
@@ -66,10 +66,23 @@ def test_inspect_names_what_is_assumed(run: Command, tf1: str) -> None:  # noqa:
     assert "model-7: TensorFlow 1, dialect tf1, step 7" in said
     assert "Not in the file, the dialect's defaults: decay 0.9, eps 1e-10, momentum 0" in said
     assert "whether there was momentum is not said: without, b is the last update" in said
-    assert "rms gradient" in said
+    assert "sqrt(mean v)" in said
     assert "0.5" in said  # the root of 0.25
     told = run("inspect", tf1, "--from", "tf1:momentum=0.9:decay=0.99:eps=1e-8:lr=0.1")
     assert "Not in the file" not in told.out
+
+
+def test_a_training_of_ours(run: Command) -> None:  # noqa: F811
+    """Its newest checkpoint, by the name of its folder."""
+    done = run("train", "xor", "--epochs", "2", "--hidden", "4", "--out", "there")
+    assert done.code == 0, done.err
+    said = run("inspect", "there").out
+    assert "there: rmsprop.numpy, step" in said
+    done = run("convert", "there", "out.safetensors", "--lr", "0.1")
+    assert done.code == 0, done.err
+    found = convert.read("out.safetensors")
+    assert found.slots() == ("v",)
+    assert found.step == convert.read("there").step
 
 
 def test_inspect_counts_what_is_not_finite(run: Command) -> None:  # noqa: F811
@@ -114,6 +127,19 @@ def test_a_tensorflow_run_goes_on_elsewhere(run: Command, tf1: str) -> None:  # 
             np.testing.assert_array_equal(back[name].slots[slot], entry.slots[slot])
 
 
+def test_what_may_be_flattened_is_asked(run: Command) -> None:  # noqa: F811
+    """No TensorFlow checkpoint says how its layers are connected."""
+    pytest.importorskip("torch")
+    arrays = {}
+    for name, shape in {"c/kernel": (3, 3, 1, 4), "d/kernel": (16, 2), "e/kernel": (3, 2)}.items():
+        arrays |= {f"{name}{s}": np.ones(shape, np.float32) for s in ("", "/RMSProp", "/RMSProp_1")}
+    write_bundle("model", arrays)
+    words = ("--from", "tf1:momentum=0", "--lr", "0.1", "--step", "5")
+    said = " ".join(run("convert", "model", "out.pt", *words).out.split())
+    assert "d/kernel takes 16 numbers and a convolution gives 4 channels: if it stands" in said
+    assert "e/kernel takes" not in said
+
+
 def test_a_loss_is_told_and_nothing_is_written(run: Command, state: str) -> None:  # noqa: F811
     Path("out.safetensors").write_text("old")
     done = run("convert", state, "out.safetensors", "--as", "torch")
@@ -121,8 +147,8 @@ def test_a_loss_is_told_and_nothing_is_written(run: Command, state: str) -> None
     assert "divided by lr 0.5" in done.out
     assert "Lost (eps): eps stands elsewhere" in done.out
     assert "Nothing is written to out.safetensors." in done.out
-    assert done.err.startswith("rmsprop: the run would not go on as it was, so nothing is written")
-    assert "--accept eps" in done.err
+    told = "nothing is written to out.safetensors; to accept what is lost: --accept eps"
+    assert done.err == f"rmsprop: {told}\n"
     assert Path("out.safetensors").read_text() == "old"
     done = run("convert", state, "out.safetensors", "--as", "torch", "--accept", "eps")
     assert done.code == 0, done.err

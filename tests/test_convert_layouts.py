@@ -343,7 +343,7 @@ class TestFlatten:
         model = keras.Model(x, L.Dense(1, name="top")(both))
         found = flattened({"class_name": "Functional", "config": model.get_config()})
         assert found["left"] == (3, 3, 5)
-        assert found["deep"] == (4, 4, 2)
+        assert found[f"{inner.name}/deep"] == (4, 4, 2)
         assert "top" not in found
 
     def test_a_vector_of_normalisation(self) -> None:

@@ -22,7 +22,8 @@ import rmsprop
 import tf1_worker as worker
 from rmsprop.convert.checkpoint import Checkpoint, Entry
 from rmsprop.convert.tensorflow import tf1
-from rmsprop.convert.tensorflow.bundle import read_bundle, shard_path, write_bundle
+from rmsprop.convert.tensorflow.bundle import read_bundle, shard_path
+from rmsprop.convert.tensorflow.bundle_writing import write_bundle
 from rmsprop.convert.tensorflow.crc32c import crc32c, masked
 from rmsprop.convert.tensorflow.slots import VALUE
 from rmsprop.convert.tensorflow.tables import (

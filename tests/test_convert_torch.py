@@ -86,7 +86,8 @@ def test_a_state_dict_comes_back_bit_for_bit_and_goes_on(
     path = tmp_path / "optimizer.pt"
     torch.save(optimizer.state_dict(), path, _use_new_zipfile_serialization=not legacy)
     found = torch_files.read(path, {})
-    assert (found.kind, found.dialect, found.layout) == ("torch", "torch", "torch")
+    whose = "torch" if make is torch.optim.RMSprop else ""  # ours tell the whole rule
+    assert (found.kind, found.dialect, found.layout) == ("torch", whose, "torch")
     assert (found.step, found.named, list(found.entries)) == (3, False, [*"012345"])
     assert found.rule() == Rule.from_dialect("torch", lr=0.01, **options)
     for entry, state in zip(found.entries.values(), optimizer.state.values(), strict=True):
@@ -106,7 +107,7 @@ def test_every_switch_of_our_groups_comes_back(tmp_path: Path, dialect: str) -> 
     train(model, optimizer)
     torch.save(optimizer.state_dict(), tmp_path / "a.pt")
     found = torch_files.read(tmp_path / "a.pt", {"lr": 7.0})
-    assert (found.dialect, found.rule()) == ("torch", rule)
+    assert (found.dialect, found.rule()) == ("", rule)
     goes_on(model, optimizer, torch_files.state_dict_of(found), lambda ps: from_rule(ps, rule))
 
 

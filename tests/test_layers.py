@@ -227,9 +227,10 @@ def test_import_rmsprop_loads_no_numpy_and_no_numba() -> None:
 # Documentation.
 
 EXAMPLES_IN = [
-    "dialects", "jax.alias", "jax.arithmetic", "jax.hyperparameters", "jax.rounding", "jax.transform",
-    "keras.optimizer", "numpy", "optimizer", "reference", "rule", "schedules", "space", "torch.backward",
-    "torch.optimizer",
+    "convert.layouts", "convert.losses", "convert.names", "convert.optax.states", "convert.reading",
+    "convert.tensorflow.tf1", "convert.translate", "convert.writing", "dialects", "jax.alias",
+    "jax.arithmetic", "jax.hyperparameters", "jax.rounding", "jax.transform", "keras.optimizer", "numpy",
+    "optimizer", "reference", "rule", "schedules", "space", "torch.backward", "torch.optimizer",
 ]  # fmt: skip
 DOCUMENTED_IN = [
     *EXAMPLES_IN, "files", "jax", "keras", "keras.fused", "keras.words", "kernels.cpu", "kernels.element",
@@ -239,6 +240,20 @@ DOCUMENTED_IN = [
     "torch.table", "tree",
 ]  # fmt: skip
 NO_EXAMPLE = {
+    "convert.layouts.Move": "a record",
+    "convert.layouts.moved_shape": "`moved`, without the array",
+    "convert.layouts.without_gru_halves": "`with_gru_halves`, back",
+    "convert.losses.Loss": "a record",
+    "convert.losses.readers": "a table, read",
+    "convert.names.Place": "a record",
+    "convert.names.places": "what `translate` begins with",
+    "convert.names.read_map": "reads a file",
+    "convert.reading.plainly": "around an error",
+    "convert.reading.with_params": "`read`, with params",
+    "convert.translate.Row": "a record",
+    "convert.translate.Translation": "a record",
+    "convert.writing.Unfaithful": "an error",
+    "convert.writing.check_accepted": "raises it",
     "dialects.Dialect": "a row of a table",
     "jax.arithmetic.Numbers": "a record",
     "jax.arithmetic.Slots": "a record",

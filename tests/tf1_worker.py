@@ -23,7 +23,8 @@ import numpy as np
 from rmsprop import Rule, reference
 from rmsprop.convert.checkpoint import Checkpoint, Entry
 from rmsprop.convert.tensorflow import tf1
-from rmsprop.convert.tensorflow.bundle import read_bundle, write_bundle
+from rmsprop.convert.tensorflow.bundle import read_bundle
+from rmsprop.convert.tensorflow.bundle_writing import write_bundle
 
 Array = np.ndarray[Any, Any]
 Params = dict[str, Array]

@@ -32,7 +32,7 @@ def show_file(found: dict[str, Any]) -> None:
     if assumed and any(p["holds"].keys() - {"value"} for p in found["parameters"]):
         told = ", ".join(f"{name} {value:g}" for name, value in assumed.items())
         _line(f"Not in the file, the dialect's defaults: {told}")
-    names = ("parameter", "shape", "holds", "rms gradient")
+    names = ("parameter", "shape", "holds", "sqrt(mean v)")
     rows = [_file_row(p) for p in found["parameters"]]
     _table(names, rows, right=(3,))
     for name, what in [*found["left"].items()][:MANY]:
@@ -48,7 +48,7 @@ def _file_row(parameter: dict[str, Any]) -> list[str]:
     holds = ", ".join(parameter["holds"]) + (f" ({', '.join(sorted(dtypes))})" if dtypes else "")
     if parameter["not_finite"]:
         holds += f", {parameter['not_finite']:,} NOT FINITE"
-    rms = "" if parameter["rms"] is None else f"{parameter['rms']:.3g}"
+    rms = "" if parameter["root_mean_v"] is None else f"{parameter['root_mean_v']:.3g}"
     return [parameter["name"], _shape(parameter["shape"]), holds, rms]
 
 
@@ -61,7 +61,7 @@ def show_translation(done: Translation, target: str, *, written: bool) -> None:
     _table(("there", "here", "part", "shape", "what happens", "exact"), rows)
     for loss in done.losses:
         _line(f"Lost ({loss.name}): {loss.why}")
-    for note in done.notes:
+    for note in dict.fromkeys([*done.notes, *done.checkpoint.notes]):
         _line(f"Note: {note}")
     state = f"Written: {target}" if written else f"Nothing is written to {target}"
     say(

@@ -17,7 +17,7 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="DIALECT[:FIELD=VALUE...]",
-        help="Whose RMSprop wrote it, and what the file does not say: tf1:momentum=0.9. [as the file says]",
+        help="Whose rule wrote SRC, if it does not say, and its numbers: tf1:momentum=0.9.",
     ),
 ]
 
@@ -29,12 +29,14 @@ def convert(
     from_: From = None,
     to: Annotated[
         str | None,
-        typer.Option(help="torch, timm, keras, optax, tf1, numpy, sb3, bitsandbytes. [by DST]"),
+        typer.Option(help="Kind of DST: torch, timm, keras, optax, tf1, numpy, sb3, bitsandbytes."),
     ] = None,
     as_: Annotated[
         str | None,
         typer.Option(
-            "--as", metavar="DIALECT", help="Whose rule is to go on. [the one that wrote it]"
+            "--as",
+            metavar="DIALECT",
+            help="Go on by this dialect's rule. [by the one that wrote SRC]",
         ),
     ] = None,
     lr: Annotated[
@@ -66,8 +68,8 @@ def convert(
     Prints what happens to each tensor and whether that is exact. Where the run would not go on as
     it was, it says why, and writes nothing, unless --accept names the loss.
 
-    Examples: rmsprop convert model.keras optimizer.pt; rmsprop convert ckpt-100 optimizer.pt --from
-    tf1:momentum=0.9 --lr 0.001 --like model.pt --map order
+    Examples: rmsprop convert model.keras checkpoint.pt; rmsprop convert ckpt-100 checkpoint.pt --from
+    tf1:momentum=0.9 --lr 0.001 --like model.pt --map names.toml
     """
     from rmsprop import console_convert
     from rmsprop.convert import Unfaithful, read, write
@@ -103,7 +105,8 @@ def convert(
     else:
         console_convert.show_translation(done, str(target), written=written)
     if refused:
-        raise refused
+        lost = ",".join(x.name for x in done.losses if x.name not in accepted)
+        raise ValueError(f"nothing is written to {target}; to accept what is lost: --accept {lost}")
 
 
 @app.command()
@@ -115,7 +118,7 @@ def inspect(
     """Say what a checkpoint holds, without unpickling: rule, step, parameters and their state.
 
     Reads PyTorch's .pt, stable-baselines3's .zip, .safetensors, .keras, .weights.h5, TensorFlow 1
-    checkpoints (by their prefix), .msgpack and Orbax folders.
+    checkpoints (by their prefix), .msgpack, and folders of Orbax and of `rmsprop train`.
 
     Examples: rmsprop inspect model.keras; rmsprop inspect ckpt-100 --from tf1:momentum=0
     """

@@ -11,6 +11,7 @@ was not accepted.  Nothing is unpickled.
 
 from rmsprop.convert.checkpoint import Checkpoint, Entry
 from rmsprop.convert.losses import Loss
+from rmsprop.convert.optax.states import into_state
 from rmsprop.convert.reading import read
 from rmsprop.convert.translate import Row, Translation, translate
 from rmsprop.convert.writing import Unfaithful, write
@@ -22,6 +23,7 @@ __all__ = [
     "Row",
     "Translation",
     "Unfaithful",
+    "into_state",
     "read",
     "translate",
     "write",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rmsprop.convert.losses import Loss
 from rmsprop.dialects import DIALECTS, PRESETS
 from rmsprop.rule import Rule
 
@@ -68,6 +69,10 @@ class Checkpoint:
         What else the file holds and is not translated: by name, what it is.
     notes
         What the reader should know.
+    losses
+        What of the source's run no target goes on with, such as Keras's averages of the parameters.
+    ordered
+        Whether the entries stand in the model's order; False where the file sorts them by their names.
     """
 
     kind: str
@@ -79,6 +84,8 @@ class Checkpoint:
     named: bool = True
     left: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    ordered: bool = True
 
     def rule(self, group: int = 0) -> Rule:
         """The rule of a group: what the file tells, and the dialect's defaults for the rest.

@@ -7,7 +7,7 @@ import numpy as np
 
 from rmsprop.convert import kinds
 from rmsprop.convert.checkpoint import SLOTS, Checkpoint, Entry
-from rmsprop.convert.losses import readers
+from rmsprop.convert.losses import OWN, readers
 from rmsprop.convert.reading import read
 from rmsprop.rule import Rule
 
@@ -47,6 +47,8 @@ def inspect(path: str | Path, dialect: str | None = None, **fields: Any) -> dict
     if unsaid:  # to look, it need not be said
         found.groups = [{k: x for k, x in g.items() if k != "momentum"} for g in found.groups]
         found.notes.append("whether there was momentum is not said: without, b is the last update")
+    elif "b" in found.slots() and any("momentum" not in group for group in found.groups):
+        found.notes.append("there is a momentum buffer, b; how much momentum is not said")
     return described(found) | {"file": str(path)}
 
 
@@ -81,7 +83,7 @@ def _parameter(name: str, entry: Entry) -> dict[str, Any]:
         "shape": list(entry.shape),
         "group": entry.group,
         "holds": {part: a.dtype.name for part, a in arrays.items()},
-        "rms": mean if mean is None or np.isfinite(mean) else None,
+        "root_mean_v": mean if mean is None or np.isfinite(mean) else None,
         "not_finite": int(sum(np.count_nonzero(~np.isfinite(a)) for a in arrays.values())),
     }
 
@@ -100,7 +102,10 @@ def going_on(checkpoint: Checkpoint) -> str:
         return "bitsandbytes.optim.RMSprop8bit"
     if checkpoint.kind in ours and not (own and checkpoint.kind == "optax"):
         own = [*own, ours[checkpoint.kind]]
-    return ", or ".join(own)
+    text = ", or ".join(own)
+    if checkpoint.kind == "torch" and OWN["torch"] not in own:
+        text += f". Not with {OWN['torch']}, which takes the file without a word and computes another rule"
+    return text
 
 
 def rule_line(rule: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import zipfile
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,7 @@ READERS = {
 
 KNOWN = (
     "a PyTorch file (.pt), stable-baselines3's .zip, .safetensors, .keras, .weights.h5, a TensorFlow "
-    "checkpoint (its prefix, or .index), .msgpack, or a folder of Orbax"
+    "checkpoint (its prefix, or .index), .msgpack, or a folder of Orbax or of `rmsprop train`"
 )
 _ORBAX = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "_sharding")
 _ENDINGS = {
@@ -89,6 +90,8 @@ def _of_folder(path: Path) -> str:
     found = [p.name for p in [*inside, *islice(path.glob("*/*"), 1000)]]
     if any(name in found for name in _ORBAX):
         return "orbax"
+    if any(re.fullmatch(r"step-\d{10,}\.safetensors", name) for name in found):
+        return "numpy"
     if ".metadata" in found:
         raise ValueError(
             f"{path} is a sharded checkpoint of PyTorch: gather it into one file first, with "
@@ -138,7 +141,7 @@ def target_of(path: Path, to: str | None) -> tuple[str, str]:
     Raises ValueError where the name's ending is not one of that kind, or tells none.
     """
     if to is not None and to not in WRITERS:
-        raise ValueError(f"nothing is written for {to!r}{near(to, WRITERS)}")
+        raise ValueError(f"nothing is written for {to!r}{near(to, (*WRITERS, 'timm'))}")
     ending = _ENDINGS.get(path.suffix)
     if to is None:
         if ending is None:

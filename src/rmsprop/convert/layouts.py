@@ -49,6 +49,8 @@ def of_role(role: str, shape: Shape) -> Move | None:
     ('conv', 'gru', None)
     """
     layer, _, part = role.rpartition("/")
+    if layer == "mixed":
+        return None
     if layer.startswith("flatten") and len(shape) in (1, 2):
         return Move("flatten", tuple(int(n) for n in layer[len("flatten") :].split("x")))
     if len(shape) <= 1 or part == "embeddings":

@@ -37,6 +37,10 @@ def read_map(path: str | Path) -> dict[str, Any]:
     FileNotFoundError, ValueError
         For a file that is not there, or is no such table.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"there is no map {path}: --map takes a .toml file, or the word order"
+        )
     try:
         with Path(path).open("rb") as file:
             table = tomllib.load(file)
@@ -79,6 +83,10 @@ def places(
                 raise ValueError(
                     f"the map names {new!r}, which the target does not have{_some(known)}"
                 )
+            continue
+        entry = source.entries[name]
+        if entry.value is None and not entry.slots:  # nothing to move, and of no known shape
+            found[name] = Place(new, SAME)
             continue
         move = given[name][1] if name in given else None
         other = None if known is None else known[new]
@@ -140,6 +148,7 @@ def _called(
                 f"{len(ours)} parameters there, {len(theirs)} in the target: by order they must be as many. "
                 f"There: {', '.join(ours[:8])}; here: {', '.join(theirs[:8])}. Give a map of names"
             )
+        _check_order(source, target)
         return dict(zip(ours, theirs, strict=True))
     same = {name: name for name in ours if name in target.entries}
     new = {name: renamed(name, source) for name in ours}
@@ -153,12 +162,27 @@ def _called(
     if len(found) < min(len(ours), len(theirs)):
         if [_unnumbered(name) for name in ours] == [_unnumbered(name) for name in theirs]:
             return dict(zip(ours, theirs, strict=True))  # Keras counts on with each model it makes
+        by_order = ', or --map order (names="order") if they stand in the same order'
+        by_order = by_order if source.ordered and target.ordered else ""
         raise ValueError(
             f"the names differ. There: {', '.join(ours[:8])}; in the target: {', '.join(theirs[:8])}. Give "
-            '--map order (names="order") if they stand in the same order, or --map names.toml with lines '
-            f'"{ours[0]}" = "{theirs[0]}"'
+            f'a map, --map names.toml with lines "{ours[0]}" = "{theirs[0]}"{by_order}'
         )
     return found
+
+
+def _check_order(source: Checkpoint, target: Checkpoint) -> None:
+    """Raise ValueError where one side has an order of its own."""
+    sides = [
+        (c.kind, side) for c, side in ((source, "source"), (target, "target")) if not c.ordered
+    ]
+    if sides:
+        kind, side = sides[0]
+        names = "" if source.named else ", which --params gives to the source"
+        raise ValueError(
+            f"the {side} is of {kind}, which sorts parameters by their names, and not as the model has them: "
+            f"match them by names{names}, with a map (--map names.toml)"
+        )
 
 
 def _unnumbered(name: str) -> str:
@@ -203,17 +227,29 @@ def _move(name: str, source: Checkpoint, other: Entry | None, layout: str) -> Mo
     known = of_role(role, shape)
     if known is not None:
         return known
-    if len(entry.shape) <= 1:
+    if len(entry.shape) <= 1 and not role.startswith("mixed"):
         return SAME
-    if other is not None and other.shape:
+    unsure = role.startswith("mixed") or (not role and _UNSURE.search(name))
+    if other is not None and other.shape and not unsure:
         possible = fitting(entry.shape, other.shape, to_torch)
         if len(possible) == 1:
             return possible[0]
     raise ValueError(
-        f"whether {name!r}, {list(entry.shape)}, is to be transposed cannot be told from its name or its "
-        f'shape: say so in the map, "{name}" = {{to = "...", layout = "transpose"}} (or "same", "conv"), or '
-        "give --like FILE, a checkpoint of the target's model"
+        f"whether {name!r}, {list(entry.shape)}, is to be transposed{_why(role)} cannot be told from "
+        f'its name or its shape: say so in the map, "{name}" = {{to = "...", layout = "transpose"}} '
+        '(or "same", "conv", ...)'
+        + ("" if other else ", or give --like FILE, a checkpoint of the target's model")
     )
+
+
+_UNSURE = re.compile(r"gru|conv_?transpose", re.IGNORECASE)
+"""Layers whose kernels differ between frameworks by more than a shape tells."""
+
+
+def _why(role: str) -> str:
+    if not role.startswith("mixed"):
+        return ""
+    return " or reordered, behind a Flatten or ahead of a Reshape, which PyTorch orders otherwise,"
 
 
 def _check(name: str, source: Checkpoint, other: Entry | None, place: Place, layout: str) -> None:

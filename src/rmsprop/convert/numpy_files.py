@@ -23,13 +23,23 @@ _DTYPES = ("float32", "float64")
 def read(path: Path, told: dict[str, Any]) -> Checkpoint:
     """What `Optimizer.save` of `rmsprop.numpy`, `rmsprop train` or `write` wrote.
 
+    Of a folder of `rmsprop train` the newest checkpoint is read.
+
     Raises FileNotFoundError, and ValueError for a file that is damaged or not one of ours.
     """
+    path = _newest(path) if path.is_dir() else path
     arrays, header = files.load_arrays(path, *_KINDS)
     try:
         return of_arrays(arrays, header)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _newest(folder: Path) -> Path:
+    return max(
+        [p for where in ("", "checkpoints") for p in (folder / where).glob("step-*.safetensors")],
+        key=lambda p: p.name,
+    )
 
 
 def of_arrays(arrays: dict[str, Array], header: dict[str, Any]) -> Checkpoint:
@@ -64,6 +74,7 @@ def of_arrays(arrays: dict[str, Array], header: dict[str, Any]) -> Checkpoint:
         _layout(header),
         bool(header.get("named", True)),
         left,
+        ordered=bool(header.get("ordered", "names" in header)),
     )
 
 
@@ -71,7 +82,12 @@ def of_optimizer(optimizer: Any) -> Checkpoint:
     """The checkpoint of a live optimizer of `rmsprop.numpy`."""
     state = optimizer.state_dict()
     arrays = {f"{name}/{path}": a for name in _LETTERS for path, a in state.pop(name, {}).items()}
-    return of_arrays(arrays, {"kind": FILE_KIND} | state)
+    return of_arrays(arrays, {"kind": FILE_KIND, "ordered": True} | state)
+
+
+def own_rate(optimizer: Any) -> float:
+    """The learning rate of a live optimizer of `rmsprop.numpy`."""
+    return float(optimizer.rule.lr)
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -97,6 +113,7 @@ def write(path: Path, checkpoint: Checkpoint, like: Path | None) -> None:
         "names": list(checkpoint.entries),
         "layout": checkpoint.layout,
         "named": checkpoint.named,
+        "ordered": checkpoint.ordered,
         "roles": {name: e.role for name, e in checkpoint.entries.items() if e.role},
     }
     files.save_arrays(path, arrays, {"kind": FILE_KIND} | header | order)

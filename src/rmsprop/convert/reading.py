@@ -58,6 +58,11 @@ def read(
         found = _of_live(source, params, fields)
     if isinstance(params, str | os.PathLike):
         found = with_params(found, read(params))
+    if dialect and found.dialect not in ("", dialect):
+        raise ValueError(
+            f"the state is of the dialect {found.dialect}, and you say {dialect} (--from): to go on by "
+            f"another rule, --as {dialect} (dialect={dialect!r} of write)"
+        )
     if dialect:
         found = replace(found, dialect=dialect)
     elif not found.dialect and found.groups == [{}] and fields:

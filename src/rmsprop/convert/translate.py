@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rmsprop.convert import checks
 from rmsprop.convert.checkpoint import Array, Checkpoint, Entry
 from rmsprop.convert.layouts import SAME, moved, with_gru_halves, without_gru_halves
 from rmsprop.convert.losses import Loss, as_dialect, losses
@@ -19,6 +20,8 @@ LAYOUTS = {"torch": "torch", "sb3": "torch", "bitsandbytes": "torch", "keras": "
 _IMPLIED = {"tf1": "tf1", "sb3": "sb3", "bitsandbytes": "torch"}
 _WHOLE = ("keras", "tf1", "optax", "numpy")
 """Kinds with one rule for all parameters, and a state for each."""
+
+FRESH = "it has had no step"
 
 
 class Row(NamedTuple):
@@ -129,7 +132,7 @@ def translate(
     source = _with_rates(with_gru_halves(source), lr)
     layout = LAYOUTS[kind] or source.layout
     old = [source.rule(k) for k in range(len(source.groups))]
-    _check_slots(source, old)
+    checks.check_slots(source, old)
     wanted = dialect or _IMPLIED.get(kind)
     if kind == "sb3" and like is not None and like.dialect and not dialect:
         wanted = like.dialect
@@ -137,11 +140,26 @@ def translate(
     if kind == "bitsandbytes":
         new = [rule.replace(momentum=0.0, centered=False) for rule in new]
     found = places(source, like, layout, names)
-    told = Translation(source)
+    told = Translation(
+        source, notes=[*source.notes, *checks.assumed(source)], losses=[*source.losses]
+    )
     told.losses += _rule_losses(source, old, new, kind) + _missing(source, like, found)
+    if layout == "torch" and source.layout == "keras":
+        told.losses += checks.lost_recurrence(source)
+    told.losses += checks.lost_buffers(source)
+    if "torch" in (layout, source.layout) and layout != source.layout:
+        told.notes += checks.flattened(source, found, like)
     known = _step(source, step, new, told)
     entries = _entries(source, old, new, found, layout, told)
+    first = min(entry.group for entry in source.entries.values())  # a group may be empty
+    if kind in _WHOLE:
+        new = [new[first]] * len(new)
     _complete(entries, new, like, kind, told)
+    if kind in _WHOLE:
+        fresh = {row.target for row in told.rows if row.what.endswith(FRESH)}
+        checks.check_correction(entries, new, known, fresh)
+    elif like is not None:
+        checks.check_members(entries, like)
     _narrow(entries, like, kind, told)
     groups = [new[0]] if kind in _WHOLE else new
     for entry in entries.values():
@@ -150,7 +168,8 @@ def translate(
     if kind == "numpy" and any(place.move != SAME for place in found.values()):
         layout = ""  # by the user's own map
     rules = [rule.to_dict() for rule in groups]
-    result = Checkpoint(kind, wanted or "", rules, entries, known, layout, named)
+    ordered = source.ordered if like is None else like.ordered
+    result = Checkpoint(kind, wanted or "", rules, entries, known, layout, named, ordered=ordered)
     told.checkpoint = without_gru_halves(result) if layout == "keras" else result
     told.rows += [
         Row(name, "", "", (), f"not translated: {what}") for name, what in source.left.items()
@@ -163,6 +182,10 @@ def _with_rates(source: Checkpoint, lr: float | Sequence[float] | None) -> Check
     if lr is None:
         return source
     rates = list(lr) if isinstance(lr, Sequence) else [lr] * len(source.groups)
+    if not isinstance(lr, Sequence) and len({group.get("lr") for group in source.groups}) > 1:
+        raise ValueError(
+            f"one learning rate for {len(source.groups)} groups, which have different ones: give one for each"
+        )
     if len(rates) != len(source.groups):
         raise ValueError(
             f"{len(rates)} learning rates for {len(source.groups)} groups: give one for each"
@@ -171,20 +194,6 @@ def _with_rates(source: Checkpoint, lr: float | Sequence[float] | None) -> Check
     source = source.with_entries(source.entries)
     source.groups = groups
     return source
-
-
-def _check_slots(source: Checkpoint, rules: list[Rule]) -> None:
-    """Raise ValueError for an average that the rule divides by and the file lacks for a stepped parameter."""
-    for name, entry in source.entries.items():
-        if not entry.slots:
-            continue
-        for slot in rules[entry.group].slots:
-            if slot not in entry.slots and slot != "b":
-                mean = "mean of the gradients (m)" if slot == "m" else "mean of their squares (v)"
-                raise ValueError(
-                    f"{name!r} has no {mean}, which this rule needs and nobody can make up: if the rule that "
-                    "wrote it is another, say so (--from torch:centered=false)"
-                )
 
 
 def _rule_losses(source: Checkpoint, old: list[Rule], new: list[Rule], kind: str) -> list[Loss]:
@@ -310,7 +319,7 @@ def _complete(
     """Bring the entries into the target's order, and make what its kind keeps and the source lacks."""
     if like is not None:
         ordered = {
-            name: entries.get(name, Entry(value=other.value, role=other.role))
+            name: entries.get(name, _lacking(other, len(new)))
             for name, other in like.entries.items()
         }
         for name, entry in ordered.items():
@@ -320,16 +329,40 @@ def _complete(
     for name, entry in entries.items():
         rule, shape = new[entry.group], entry.shape
         fresh = not entry.slots
+        if fresh and entry.value is None:
+            shape = () if like is None else like.entries[name].shape
         if fresh and kind not in _WHOLE:  # PyTorch keeps no state of what has had no step
-            told.rows.append(Row("", name, "", shape, "no state: it has had no step"))
+            told.rows.append(Row("", name, "", shape, f"no state: {FRESH}"))
             continue
+        if fresh and entry.value is None and like is None:
+            raise ValueError(
+                f"{name!r} has had no step, and nothing says its shape: give --params or --like"
+            )
         dtype = _dtype(entry, like.entries[name] if like is not None else None)
         for slot in rule.slots:
             if slot not in entry.slots:
                 start = rule.initial_scale if slot == "v" else 0.0
+                if slot == "b" and not fresh and told.checkpoint.kind in _WHOLE:
+                    _unkept(name, told)
                 entry.slots[slot] = np.full(shape, start, dtype)
-                why = "it has had no step" if fresh else f"the source has no {slot}"
+                why = FRESH if fresh else f"the source has no {slot}"
                 told.rows.append(Row("", name, slot, shape, f"starts at {start:g}: {why}"))
+
+
+def _unkept(name: str, told: Translation) -> None:
+    """Name the loss of a buffer of which the source says there was none: PyTorch begins one at zero too."""
+    if not any(loss.name == "momentum" for loss in told.losses):
+        told.losses.append(
+            Loss(
+                "momentum",
+                f"{name} has no momentum buffer in the source, and it would start at zero",
+            )
+        )
+
+
+def _lacking(other: Entry, groups: int) -> Entry:
+    """A parameter of the target that the source lacks."""
+    return Entry(value=other.value, group=min(other.group, groups - 1), role=other.role)
 
 
 def _dtype(entry: Entry, other: Entry | None) -> np.dtype:

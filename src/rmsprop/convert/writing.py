@@ -7,10 +7,11 @@ from typing import Any
 
 from rmsprop.convert import kinds
 from rmsprop.convert.checkpoint import Checkpoint
+from rmsprop.convert.losses import Loss
 from rmsprop.convert.names import Names
 from rmsprop.convert.reading import plainly, read
 from rmsprop.convert.translate import Translation, translate
-from rmsprop.rule import Rule
+from rmsprop.rule import Rule, near
 
 
 def write(
@@ -72,13 +73,20 @@ def write(
     if to == "timm":  # PyTorch's files, and a rule of its own
         to, dialect = "torch", dialect or to
     kind, file = _live_kind(target, to) if path is None else kinds.target_of(path, to)
+    if path is not None and like is None and file in _TEMPLATED:
+        raise ValueError(f"{path} holds the model too: {_TEMPLATED[file]}")
     template = None if like is None else read(like)
     if path is None:
         template, dialect = _of_target(target, kind, dialect)
+        lr = _own_rate(checkpoint, target, kind) if lr is None else lr
     with plainly():
         done = translate(
             checkpoint, kind, dialect=dialect, lr=lr, step=step, names=names, like=template
         )
+        if path is None:
+            _note_rounding(done, target, kind)
+        if lr is None:
+            _check_schedule(done, template)
         check_accepted(done, accept)
         if not dry_run:
             if path is None:
@@ -88,6 +96,19 @@ def write(
                     path, done.checkpoint, None if like is None else Path(like)
                 )
     return done
+
+
+_TEMPLATED = {
+    "keras": "give --like model.keras (like=...), saved by the model that is to go on",
+    "sb3": "give --like fresh.zip (like=...), saved by the model that is to go on",
+}
+"""Kinds of file that no state alone can make, and the remedy."""
+
+ACCEPTED = (
+    "eps", "weight_decay", "initial_scale", "step", "groups", "missing", "precision", "buffers", "chain",
+    "ema", "accumulation", "gru", *Rule().to_dict(),
+)  # fmt: skip
+"""Names of losses."""
 
 
 class Unfaithful(ValueError):
@@ -100,6 +121,9 @@ class Unfaithful(ValueError):
 
 def check_accepted(done: Translation, accept: Collection[str]) -> None:
     """Raise `Unfaithful` for losses that nobody has accepted, with the words that accept them."""
+    unknown = [name for name in accept if name not in ACCEPTED]
+    if unknown:
+        raise ValueError(f"no loss is named {unknown[0]!r}{near(unknown[0], ACCEPTED[:12])}")
     lost = [loss for loss in done.losses if loss.name not in accept]
     if lost:
         reasons = "; ".join(f"{loss.name}: {loss.why}" for loss in lost)
@@ -133,13 +157,50 @@ def _of_target(target: Any, kind: str, dialect: str | None) -> tuple[Checkpoint 
     if kind == "numpy":
         return None, dialect
     own = type(target.optimizer if kind == "keras" else target).__module__
-    if not own.startswith("rmsprop."):
-        dialect = dialect or kind
     if kind == "keras":
+        dialect = dialect or (None if own.startswith("rmsprop.") else kind)
         return kinds.module(kind).of_model(target, {}), dialect
-    from rmsprop.convert.torch.live import outline
+    from rmsprop.convert.torch.live import dialect_of, outline
 
+    if not own.startswith("rmsprop."):
+        dialect = dialect or dialect_of(target)
     return outline(target), dialect
+
+
+def _own_rate(checkpoint: Checkpoint, target: Any, kind: str) -> float | None:
+    """The next step's learning rate where a live target keeps its own, and it is another; else None."""
+    if kind == "torch":
+        return None
+    own = kinds.module(kind).own_rate(target)
+    said = {group.get("lr") for group in checkpoint.groups}
+    if own is None or len(said) != 1 or any(x and abs(x - own) <= 1e-6 * x for x in said):
+        return None
+    checkpoint.notes.append(f"the learning rate is the target's own, {own:g}")
+    return own
+
+
+def _check_schedule(done: Translation, template: Checkpoint | None) -> None:
+    """Raise ValueError for a buffer in the unit of a rate that the target's schedule need not have."""
+    scheduled = template is not None and template.dialect and "lr" not in template.groups[0]
+    if scheduled and any(row.part == "b" and row.exact == "rounded" for row in done.rows):
+        raise ValueError(
+            "the target's learning rate is a schedule: give that of its next step, into whose unit the "
+            "momentum buffer is brought, --lr 0.001"
+        )
+
+
+def _note_rounding(done: Translation, target: Any, kind: str) -> None:
+    """Name the loss where a live target of two bytes would round."""
+    if kind == "torch":
+        from rmsprop.convert.torch.live import rounded
+
+        own = type(target).__module__.startswith("rmsprop.")
+        names = rounded(done.checkpoint, target, state=not own)
+    else:
+        names = kinds.module(kind).rounded(done.checkpoint, target) if kind == "keras" else []
+    if names:
+        why = f"{', '.join(names[:5])} would be rounded to the target's two bytes"
+        done.losses.append(Loss("precision", why))
 
 
 def _load(checkpoint: Checkpoint, target: Any, kind: str) -> None:

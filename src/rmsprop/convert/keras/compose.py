@@ -9,6 +9,7 @@ from rmsprop.convert.keras import hdf5
 from rmsprop.convert.keras import state as keras_state
 from rmsprop.convert.keras.layers import Variable
 from rmsprop.convert.keras.state import Setting, State
+from rmsprop.convert.losses import Loss
 from rmsprop.rule import Rule
 
 _LEFT = {"average": "average of the parameter (use_ema)", "accumulator": "sum of gradients"}
@@ -50,10 +51,20 @@ def composed(
     for kind, what in _LEFT.items():
         there = names if kind in state.lists else []
         left |= {f"{kind} of {variable.name}": what for variable in there}
-    if any(np.any(loose(a)) for a in state.lists.get("accumulator", [])):
-        notes.append("gradients were being accumulated: the sums of this round are left out")
     step = state.iteration // setting.accumulate
-    return Checkpoint("keras", setting.dialect, [fields], entries, step, "keras", True, left, notes)
+    made = Checkpoint("keras", setting.dialect, [fields], entries, step, "keras", True, left, notes)
+    if any(np.any(loose(a)) for a in state.lists.get("accumulator", [])):
+        why = "gradients were being accumulated: the sums of this round are left out"
+        notes.append(why)
+        made.losses.append(Loss("accumulation", why))
+    elif setting.accumulate > 1:
+        notes.append(f"each step was made with the mean gradient of {setting.accumulate} batches")
+    if setting.ema:
+        made.losses.append(
+            Loss("ema", "the averages of the parameters (use_ema), which Keras puts in their place, "
+                 "are left out")
+        )  # fmt: skip
+    return made
 
 
 def flat(setting: Setting, entries: list[Entry]) -> list[Array]:

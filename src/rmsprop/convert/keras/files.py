@@ -11,12 +11,12 @@ from rmsprop.convert.keras import state as keras_state
 from rmsprop.convert.keras.archive import Parts, load, ordered, pack, said
 from rmsprop.convert.keras.compose import composed, floats, loose, unique
 from rmsprop.convert.keras.layers import Node, Variable
-from rmsprop.convert.keras.live import into_model, of_model
+from rmsprop.convert.keras.live import into_model, of_model, own_rate, rounded
 from rmsprop.convert.keras.state import Setting, State
 from rmsprop.convert.keras.writing import fill
 from rmsprop.files import replacing
 
-__all__ = ["into_model", "of_model", "read", "write"]
+__all__ = ["into_model", "of_model", "own_rate", "read", "rounded", "write"]
 
 
 def read(path: Path, told: dict[str, Any]) -> Checkpoint:

@@ -127,6 +127,8 @@ def stored(array: Array, dtype: np.dtype[Any], called: str) -> Array:
     >>> stored(np.float64([0.5]), np.dtype("float32"), "w").dtype.name
     'float32'
     """
+    if array.dtype == dtype:
+        return np.asarray(array, order="C")
     if dtype == "V2":
         single = np.asarray(array, np.float32, order="C")
         cast = (single.view(np.uint32) >> 16).astype(np.uint16).view("V2")

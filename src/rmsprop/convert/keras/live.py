@@ -32,7 +32,45 @@ def of_model(model: Any, told: dict[str, Any]) -> Checkpoint:
     state = keras_state.divided(setting, [_array(v) for v in optimizer.variables])
     values = [_array(v) for v in variables]
     found = composed(setting, state, told, names, values, notes)
+    still = _undecayed(optimizer, variables)
+    if any(still) and not all(still):  # groups of their own
+        found.groups.append(found.groups[0] | {"weight_decay": 0.0})
+        for entry, apart in zip(found.entries.values(), still, strict=True):
+            entry.group = int(apart)
+    elif all(still) and still:
+        found.groups[0]["weight_decay"] = 0.0
     return keras_flatten.marked(found, _config(model))
+
+
+def _undecayed(optimizer: Any, variables: list[Any]) -> list[bool]:
+    """Of each variable whether it was excluded from weight decay, which only the live optimizer knows."""
+    decays = getattr(optimizer, "weight_decay", None) and hasattr(optimizer, "_use_weight_decay")
+    return [bool(decays) and not optimizer._use_weight_decay(v) for v in variables]
+
+
+def own_rate(model: Any) -> float | None:
+    """The learning rate that a compiled model has; None under a schedule."""
+    optimizer, _, _ = _live(model)
+    setting = _live_setting(optimizer)
+    return None if setting.schedule else float(optimizer.learning_rate)
+
+
+def rounded(checkpoint: Checkpoint, model: Any) -> list[str]:
+    """The names of what variables of two bytes would round."""
+    import keras
+
+    _, variables, names = _live(model)
+    found = []
+    for variable, name in zip(variables, [n.name for n in names], strict=True):
+        entry = checkpoint.entries.get(name)
+        if entry is None or variable.dtype not in ("bfloat16", "float16"):
+            continue
+        for a in [*entry.slots.values(), *([] if entry.value is None else [entry.value])]:
+            narrow = keras.ops.cast(keras.ops.convert_to_tensor(a), variable.dtype)
+            back = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(narrow, "float32")))
+            if not np.array_equal(back, a) and name not in found:
+                found.append(name)
+    return found
 
 
 def _config(model: Any) -> dict[str, Any]:
@@ -61,6 +99,11 @@ def into_model(checkpoint: Checkpoint, model: Any) -> None:
     ]
     if differ:
         raise ValueError(f"the model's optimizer computes another rule: {', '.join(differ)}")
+    if any(_undecayed(optimizer, variables)):
+        raise ValueError(
+            "the model's optimizer excludes parameters from weight decay, and the checkpoint does not: "
+            "compile without exclude_from_weight_decay"
+        )
     if setting.ema:
         raise ValueError(
             "the model's optimizer keeps averages of the parameters: compile without use_ema"
@@ -97,6 +140,13 @@ def _live(model: Any) -> tuple[Any, list[Any], list[Variable]]:
     called: dict[int, Variable] = {}
     _call(model, "", called)
     variables = list(model.trainable_variables)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    kept = getattr(inner, "_trainable_variables", None) if inner.built else None
+    if kept and [id(v) for v in kept] != [id(v) for v in variables]:
+        raise ValueError(
+            "the model's optimizer keeps the state of other variables than the model now trains "
+            "(trainable was changed): compile the model again, or set trainable as it was"
+        )
     named = [called.get(id(v), Variable("", v.path)) for v in variables]
     return getattr(optimizer, "inner_optimizer", optimizer), variables, unique(named)
 

@@ -53,6 +53,8 @@ class Found:
     ours: bool = False
     corrected: bool = False
     undecided: bool = False
+    more: int = 0
+    """Transformations in a chain whose states are empty, or a count, beside RMSprop's own."""
     left: dict[str, str] = field(default_factory=dict)
 
 
@@ -189,6 +191,9 @@ def _averages(node: Node, path: Path, found: Found) -> None:
 def _chained(node: Node, path: Path, found: Found) -> None:
     """A chain's states in their order: a trace counts behind the averages and the learning rate."""
     before: list[Any] = []
+    kept = [set(x) if isinstance(x, Node) else set() for x in node.values()]
+    own = {k + n for k, fields in enumerate(kept) if fields in _V for n in (1, 2)}
+    found.more += sum(x in (set(), _COUNT) for k, x in enumerate(kept) if k not in own)
     for name, child in node.items():
         if isinstance(child, Node) and set(child) == _TRACE:
             scaled = len(before) >= 2 and set(before[-1] or ()) in (set(), _COUNT)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from rmsprop.convert.checkpoint import SLOTS, Checkpoint, Entry
+from rmsprop.convert.losses import Loss
 from rmsprop.convert.optax import trees
 from rmsprop.convert.optax.find import NUMBERS, Found, find
 from rmsprop.convert.optax.trees import Array, Path
@@ -52,11 +53,18 @@ def of_state(state: Any, params: Any = None, *, told: dict[str, Any] | None = No
             "the fields count, mu and nu are those of Adam, and of centered RMSprop with bias correction: "
             "say centered=True if it is that; Adam's state is not translated"
         )
-    made = Checkpoint("optax", layout="keras", left=found.left)
+    made = Checkpoint("optax", layout="keras", left=found.left, ordered=False)
     made.dialect = given.pop("dialect", "" if found.ours or not found.slots else "optax")
     made.entries = _entries(tree, found, made)
     made.groups = [_group(given, _facts(tree, found), found, made)]
     made.step = _step(tree, found, made)
+    spoken = {"weight_decay", "clip_value", "clip_norm", "clip_global_norm"} & set(given)
+    if found.more and found.slots and not spoken:
+        made.losses.append(
+            Loss("chain", f"beside RMSprop the chain has {found.more} more transformations, and their states "
+                 "do not tell what they do: of clipping and weight decay say it, --from "
+                 "optax:weight_decay=0.0001, or 0")
+        )  # fmt: skip
     return made
 
 
@@ -183,9 +191,10 @@ def _entries(tree: Any, found: Found, made: Checkpoint) -> dict[str, Entry]:
             raise ValueError(f"{name} has several shapes: {shown}")
         if "b" in arrays and not found.ours:
             arrays["b"] = -arrays["b"]
-        last = name.rpartition("/")[2]
-        role = _ROLES.get(last, last if last.startswith("recurrent") else "")
-        entries[name] = Entry(value=arrays.pop("value", None), slots=arrays, role=role)
+        shape = next(iter(arrays.values())).shape
+        entries[name] = Entry(
+            value=arrays.pop("value", None), slots=arrays, role=_role(name, shape)
+        )
     small = {str(getattr(x, "dtype", "")) for _, x in trees.leaves(tree)} & {
         "float16",
         "bfloat16",
@@ -194,6 +203,15 @@ def _entries(tree: Any, found: Found, made: Checkpoint) -> dict[str, Entry]:
     if small and entries:
         made.notes.append("arrays of two bytes are widened to float32, which is exact")
     return entries
+
+
+def _role(name: str, shape: tuple[int, ...]) -> str:
+    """What Flax's name says of a parameter, but for kernels that are neither dense nor a convolution's."""
+    *_, layer, last = f"/{name}".split("/")
+    projects = layer in ("query", "key", "value", "out") and len(shape) == 3
+    if last == "kernel" and (projects or "convtranspose" in layer.lower()):
+        return ""
+    return _ROLES.get(last, last if last.startswith("recurrent") else "")
 
 
 def _looks_like_params(tree: Any, params: dict[str, Path]) -> bool:
@@ -259,7 +277,8 @@ def _group(
     for name, value in facts.items():
         if name in told and told[name] != value and name not in scheduled:
             made.notes.append(f"the state says {name}={value}, which counts, and not {told[name]}")
-    return told | {n: x for n, x in facts.items() if not (n in scheduled and n in told)}
+    # The next step's rate is another, and a momentum buffer would be brought into the wrong unit.
+    return told | {n: x for n, x in facts.items() if n not in scheduled or n not in {"lr", *told}}
 
 
 def _step(tree: Any, found: Found, made: Checkpoint) -> int | None:

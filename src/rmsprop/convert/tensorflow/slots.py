@@ -62,7 +62,7 @@ def find_scheme(prefix: Path) -> Scheme:
     --------
     >>> import tempfile
     >>> import numpy as np
-    >>> from rmsprop.convert.tensorflow.bundle import write_bundle
+    >>> from rmsprop.convert.tensorflow.bundle_writing import write_bundle
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_bundle(f"{folder}/model", {n: np.ones(2) for n in ("w", "w/My", "w/My_1", "other")})
     ...     found = find_scheme(Path(folder) / "model")

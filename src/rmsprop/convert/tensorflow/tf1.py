@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from rmsprop.convert.checkpoint import Checkpoint, Entry
-from rmsprop.convert.tensorflow.bundle import read_bundle, read_index, write_bundle
+from rmsprop.convert.tensorflow.bundle import read_bundle, read_index
+from rmsprop.convert.tensorflow.bundle_writing import write_bundle
 from rmsprop.convert.tensorflow.slots import NAME, Scheme, find_scheme
 
 Array = np.ndarray[Any, Any]
@@ -67,7 +68,9 @@ def read(path: str | Path, told: dict[str, Any]) -> Checkpoint:
     prefix = find_prefix(path)
     scheme = find_scheme(prefix)
     arrays, _ = read_bundle(prefix)
-    found = Checkpoint("tf1", "tf1", [dict(told)], left=dict(scheme.left), layout="keras")
+    found = Checkpoint(
+        "tf1", "tf1", [dict(told)], left=dict(scheme.left), layout="keras", ordered=False
+    )
     if scheme.step:
         found.step = int(arrays[scheme.step])
         if found.step < 0:

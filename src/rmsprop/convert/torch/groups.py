@@ -63,7 +63,8 @@ def fields_of(group: Group) -> dict[str, Any]:
 
 
 def _is_timms(group: Group) -> bool:
-    return "decoupled_decay" in group
+    """Ours have its keys too, beside their own."""
+    return "decoupled_decay" in group and not set(OURS) <= set(group)
 
 
 def _is_ours(group: Group) -> bool:
@@ -87,6 +88,8 @@ def whose(
     groups: list[Group], state: dict[Any, dict[str, Any]], entries: dict[str, Entry]
 ) -> tuple[str, list[str]]:
     """The dialect that wrote a state dict, "" where that is not certain, and what to tell of it."""
+    if all(set(OURS) <= set(group) for group in groups):
+        return "", []  # they tell the whole rule
     if any(_is_timms(group) for group in groups):
         return "timm", []
     if any(key in group for group in groups for key in (*TORCHS, *OURS)):
@@ -125,10 +128,10 @@ def group_of(rule: Rule, dialect: str) -> Group:
     group = {key: getattr(rule, name) for name, key in NATIVE.items()}
     if dialect == "sb3" and native(rule, "sb3"):
         return group
-    if dialect == "timm":
-        group |= {key: getattr(rule, name) for name, key in TIMM.items()}
-        if native(rule, "timm"):
-            return group
+    if dialect == "timm" and native(rule, "timm"):
+        return group | {key: getattr(rule, name) for name, key in TIMM.items()}
+    # timm's too, which stops without them: it may be the one that goes on.
+    group |= {key: getattr(rule, name) for name, key in TIMM.items()}
     group |= TORCHS | {"maximize": rule.maximize}
     return group | {name: getattr(rule, name) for name in OURS}
 

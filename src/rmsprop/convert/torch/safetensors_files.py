@@ -51,7 +51,10 @@ def read(path: Path, told: dict[str, Any]) -> Checkpoint:
             f"{path} is damaged or not a safetensors file: {str(error)[:200]}"
         ) from error
     made = Checkpoint(
-        "numpy", groups=[dict(told)], layout=LAYOUTS.get(metadata.get("format", ""), "")
+        "numpy",
+        groups=[dict(told)],
+        layout=LAYOUTS.get(metadata.get("format", ""), ""),
+        ordered=False,
     )
     made.kind = "torch" if made.layout == "torch" else "numpy"
     for name, found in sorted(tensors):
