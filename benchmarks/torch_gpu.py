@@ -13,6 +13,7 @@ Without a GPU it says so. With TRITON_INTERPRET=1 and --quick it runs through on
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from many import gpt2, mlp, resnet50
@@ -91,10 +92,10 @@ def graph(params: list[Any]) -> Run:
 
 def bits(params: list[Any]) -> Run:
     try:
-        import bitsandbytes  # pyright: ignore[reportMissingImports]
+        optim = import_module("bitsandbytes.optim")
     except ImportError as error:
         raise Missing("not installed: pip install bitsandbytes") from error
-    return bitsandbytes.optim.RMSprop8bit(params, lr=1e-3).step
+    return optim.RMSprop8bit(params, lr=1e-3).step
 
 
 def makers() -> dict[str, Callable[[list[Any]], Run]]:
