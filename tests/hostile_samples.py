@@ -18,7 +18,7 @@ from rmsprop.convert.keras import archive as keras_archive
 from rmsprop.convert.keras import hdf5
 from rmsprop.convert.optax import msgpack_files
 from rmsprop.convert.tensorflow import bundle_writing
-from rmsprop.convert.translate import LAYOUTS
+from rmsprop.convert.translation import LAYOUTS
 from rmsprop.numpy import Optimizer
 
 Files = dict[str, bytes]  # by name, "" where the sample is one file

@@ -30,7 +30,7 @@ from hostile_samples import SAMPLES, Files, checkpoint, of_folder
 from rmsprop import convert
 from rmsprop.convert.checkpoint import Checkpoint
 from rmsprop.convert.describe import described
-from rmsprop.convert.translate import LAYOUTS
+from rmsprop.convert.translation import LAYOUTS
 
 SECONDS, MEMORY, KILLS = 5.0, 3 * 2**30, 4
 TOLD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9}  # what some kinds do not say

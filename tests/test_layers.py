@@ -250,8 +250,6 @@ NO_EXAMPLE = {
     "convert.names.read_map": "reads a file",
     "convert.reading.plainly": "around an error",
     "convert.reading.with_params": "`read`, with params",
-    "convert.translate.Row": "a record",
-    "convert.translate.Translation": "a record",
     "convert.writing.Unfaithful": "an error",
     "convert.writing.check_accepted": "raises it",
     "dialects.Dialect": "a row of a table",

@@ -13,7 +13,8 @@ from rmsprop.convert.checkpoint import Checkpoint, Entry
 from rmsprop.convert.losses import Loss
 from rmsprop.convert.optax.states import into_state
 from rmsprop.convert.reading import read
-from rmsprop.convert.translate import Row, Translation, translate
+from rmsprop.convert.translate import translate
+from rmsprop.convert.translation import Row, Translation
 from rmsprop.convert.writing import Unfaithful, write
 
 __all__ = [

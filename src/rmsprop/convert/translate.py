@@ -1,74 +1,20 @@
 """From one optimizer's state to another's: units, names, layouts, and what is lost on the way."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 
 from rmsprop.convert import checks
 from rmsprop.convert.checkpoint import Array, Checkpoint, Entry
+from rmsprop.convert.completion import complete, narrow
 from rmsprop.convert.layouts import SAME, moved, with_gru_halves, without_gru_halves
 from rmsprop.convert.losses import Loss, as_dialect, losses
 from rmsprop.convert.names import Names, Place, is_to_torch, places
+from rmsprop.convert.translation import FRESH, LAYOUTS, WHOLE, Row, Translation
 from rmsprop.rule import Rule
 
-LAYOUTS = {"torch": "torch", "sb3": "torch", "bitsandbytes": "torch", "keras": "keras", "tf1": "keras",
-           "optax": "keras", "numpy": ""}  # fmt: skip
-"""The kinds of file that can be written, and how weights lie in them; "" as in the source."""
-
 _IMPLIED = {"tf1": "tf1", "sb3": "sb3", "bitsandbytes": "torch"}
-_WHOLE = ("keras", "tf1", "optax", "numpy")
-"""Kinds with one rule for all parameters, and a state for each."""
-
-FRESH = "it has had no step"
-
-
-class Row(NamedTuple):
-    """What happens to one tensor.
-
-    Attributes
-    ----------
-    source, target
-        Its names there and here, "" where it is on one side only.
-    part
-        "value", or the rule's "v", "m", "b".
-    shape
-        In the target.
-    what
-        In words.
-    exact
-        "yes"; "rounded", to the last place of the arithmetic; or "no".
-    """
-
-    source: str
-    target: str
-    part: str
-    shape: tuple[int, ...]
-    what: str
-    exact: str = "yes"
-
-
-@dataclass
-class Translation:
-    """A checkpoint for another framework, and how it came about.
-
-    Attributes
-    ----------
-    checkpoint
-        What is to be written.
-    rows
-        One for each tensor.
-    losses
-        What the run will not go on with as it was; empty where the translation is faithful.
-    notes
-        What else to know.
-    """
-
-    checkpoint: Checkpoint
-    rows: list[Row] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def translate(
@@ -97,7 +43,7 @@ def translate(
     source
         What `rmsprop.convert.read` returned.
     kind
-        A key of `LAYOUTS`.
+        "torch", "sb3", "bitsandbytes", "keras", "tf1", "optax" or "numpy".
     dialect
         Whose rule is to go on: "torch", "timm", "sb3", "keras", "tf1" or "optax". Default: the source's
         rule, but for kinds whose optimizer has one rule only ("tf1", "sb3", "bitsandbytes").
@@ -106,9 +52,16 @@ def translate(
     step
         Updates made. Default: what the file says.
     names
-        As in `rmsprop.convert.names.places`.
+        Which parameter is which: a dict such as {"dense/kernel": "fc.weight"}, whose values may also be
+        {"to": "fc.weight", "layout": "transpose"}; a function of the source's names; "order"; or None, by
+        what the frameworks call them.
     like
         A checkpoint of the target's model: its names, their order, shapes and dtypes are taken.
+
+    Returns
+    -------
+    Translation
+        The new `checkpoint`, a row for each tensor in `rows`, `losses` and `notes`.
 
     Raises
     ------
@@ -133,48 +86,72 @@ def translate(
     layout = LAYOUTS[kind] or source.layout
     old = [source.rule(k) for k in range(len(source.groups))]
     checks.check_slots(source, old)
-    wanted = dialect or _IMPLIED.get(kind)
-    if kind == "sb3" and like is not None and like.dialect and not dialect:
-        wanted = like.dialect
-    new = [as_dialect(rule, wanted) if wanted else rule for rule in old]
-    if kind == "bitsandbytes":
-        new = [rule.replace(momentum=0.0, centered=False) for rule in new]
+    wanted = _wanted(kind, dialect, like)
+    new = [_new_rule(rule, kind, wanted) for rule in old]
     found = places(source, like, layout, names)
-    told = Translation(
-        source, notes=[*source.notes, *checks.assumed(source)], losses=[*source.losses]
-    )
-    told.losses += _rule_losses(source, old, new, kind) + _missing(source, like, found)
-    if layout == "torch" and source.layout == "keras":
-        told.losses += checks.lost_recurrence(source)
-    told.losses += checks.lost_buffers(source)
-    if "torch" in (layout, source.layout) and layout != source.layout:
-        told.notes += checks.flattened(source, found, like)
+    told = _foreseen(source, old, new, found, layout, kind, like)
     known = _step(source, step, new, told)
     entries = _entries(source, old, new, found, layout, told)
-    first = min(entry.group for entry in source.entries.values())  # a group may be empty
-    if kind in _WHOLE:
-        new = [new[first]] * len(new)
-    _complete(entries, new, like, kind, told)
-    if kind in _WHOLE:
+    if kind in WHOLE:  # a group may be empty: the rule is that of the first that is not
+        new = [new[min(entry.group for entry in source.entries.values())]] * len(new)
+    complete(entries, new, like, kind, told)
+    if kind in WHOLE:
         fresh = {row.target for row in told.rows if row.what.endswith(FRESH)}
         checks.check_correction(entries, new, known, fresh)
     elif like is not None:
         checks.check_members(entries, like)
-    _narrow(entries, like, kind, told)
-    groups = [new[0]] if kind in _WHOLE else new
-    for entry in entries.values():
-        entry.group = 0 if kind in _WHOLE else entry.group
-    named = source.named if like is None else like.named
+    narrow(entries, like, kind, told)
     if kind == "numpy" and any(place.move != SAME for place in found.values()):
         layout = ""  # by the user's own map
-    rules = [rule.to_dict() for rule in groups]
-    ordered = source.ordered if like is None else like.ordered
-    result = Checkpoint(kind, wanted or "", rules, entries, known, layout, named, ordered=ordered)
-    told.checkpoint = without_gru_halves(result) if layout == "keras" else result
+    result = _result(entries, new, kind, wanted, layout)
+    shape = source if like is None else like
+    told.checkpoint = replace(result, step=known, named=shape.named, ordered=shape.ordered)
     told.rows += [
         Row(name, "", "", (), f"not translated: {what}") for name, what in source.left.items()
     ]
     return told
+
+
+def _wanted(kind: str, dialect: str | None, like: Checkpoint | None) -> str:
+    """Whose rule is to go on; "" keeps the source's."""
+    if kind == "sb3" and like is not None and not dialect:
+        return like.dialect or _IMPLIED[kind]
+    return dialect or _IMPLIED.get(kind, "")
+
+
+def _new_rule(rule: Rule, kind: str, wanted: str) -> Rule:
+    new = as_dialect(rule, wanted) if wanted else rule
+    return new.replace(momentum=0.0, centered=False) if kind == "bitsandbytes" else new
+
+
+def _foreseen(
+    source: Checkpoint,
+    old: list[Rule],
+    new: list[Rule],
+    found: dict[str, Place],
+    layout: str,
+    kind: str,
+    like: Checkpoint | None,
+) -> Translation:
+    """What is lost, and what to know, before any array is looked at."""
+    notes = [*source.notes, *checks.assumed(source)]
+    lost = [*source.losses, *_rule_losses(source, old, new, kind), *_missing(source, like, found)]
+    if layout == "torch" and source.layout == "keras":
+        lost += checks.lost_recurrence(source)
+    if "torch" in (layout, source.layout) and layout != source.layout:
+        notes += checks.flattened(source, found, like)
+    return Translation(source, losses=lost + checks.lost_buffers(source), notes=notes)
+
+
+def _result(
+    entries: dict[str, Entry], new: list[Rule], kind: str, wanted: str, layout: str
+) -> Checkpoint:
+    groups = [new[0]] if kind in WHOLE else new
+    for entry in entries.values():
+        entry.group = 0 if kind in WHOLE else entry.group
+    rules = [rule.to_dict() for rule in groups]
+    result = Checkpoint(kind, wanted, rules, entries, layout=layout)
+    return without_gru_halves(result) if layout == "keras" else result
 
 
 def _with_rates(source: Checkpoint, lr: float | Sequence[float] | None) -> Checkpoint:
@@ -203,7 +180,7 @@ def _rule_losses(source: Checkpoint, old: list[Rule], new: list[Rule], kind: str
         for loss in losses(a, b, started=started):
             found.setdefault(loss.name, loss)
     used = {entry.group for entry in source.entries.values()}
-    if kind in _WHOLE and len({new[k] for k in used}) > 1:
+    if kind in WHOLE and len({new[k] for k in used}) > 1:
         found["groups"] = Loss(
             "groups", f"the source has {len(old)} groups of parameters with rules of their own, and this "
             "kind has one rule: all would go on with the first group's"
@@ -307,92 +284,3 @@ def _unit(part: str, array: Array, a: Rule, b: Rule) -> tuple[Array | None, str,
             "--lr 0.001"
         )
     return found, what, "rounded"
-
-
-def _complete(
-    entries: dict[str, Entry],
-    new: list[Rule],
-    like: Checkpoint | None,
-    kind: str,
-    told: Translation,
-) -> None:
-    """Bring the entries into the target's order, and make what its kind keeps and the source lacks."""
-    if like is not None:
-        ordered = {
-            name: entries.get(name, _lacking(other, len(new)))
-            for name, other in like.entries.items()
-        }
-        for name, entry in ordered.items():
-            entry.role = like.entries[name].role
-        entries.clear()
-        entries.update(ordered)
-    for name, entry in entries.items():
-        rule, shape = new[entry.group], entry.shape
-        fresh = not entry.slots
-        if fresh and entry.value is None:
-            shape = () if like is None else like.entries[name].shape
-        if fresh and kind not in _WHOLE:  # PyTorch keeps no state of what has had no step
-            told.rows.append(Row("", name, "", shape, f"no state: {FRESH}"))
-            continue
-        if fresh and entry.value is None and like is None:
-            raise ValueError(
-                f"{name!r} has had no step, and nothing says its shape: give --params or --like"
-            )
-        dtype = _dtype(entry, like.entries[name] if like is not None else None)
-        for slot in rule.slots:
-            if slot not in entry.slots:
-                start = rule.initial_scale if slot == "v" else 0.0
-                if slot == "b" and not fresh and told.checkpoint.kind in _WHOLE:
-                    _unkept(name, told)
-                entry.slots[slot] = np.full(shape, start, dtype)
-                why = FRESH if fresh else f"the source has no {slot}"
-                told.rows.append(Row("", name, slot, shape, f"starts at {start:g}: {why}"))
-
-
-def _unkept(name: str, told: Translation) -> None:
-    """Name the loss of a buffer of which the source says there was none: PyTorch begins one at zero too."""
-    if not any(loss.name == "momentum" for loss in told.losses):
-        told.losses.append(
-            Loss(
-                "momentum",
-                f"{name} has no momentum buffer in the source, and it would start at zero",
-            )
-        )
-
-
-def _lacking(other: Entry, groups: int) -> Entry:
-    """A parameter of the target that the source lacks."""
-    return Entry(value=other.value, group=min(other.group, groups - 1), role=other.role)
-
-
-def _dtype(entry: Entry, other: Entry | None) -> np.dtype:
-    for known in (entry, other):
-        arrays = [] if known is None else [*known.slots.values(), known.value]
-        for array in arrays:
-            if array is not None:
-                return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
-    return np.dtype(np.float32)
-
-
-def _narrow(
-    entries: dict[str, Entry], like: Checkpoint | None, kind: str, told: Translation
-) -> None:
-    """Bring float64 to the float32 of the target, which is a loss."""
-    cut = []
-    for name, entry in entries.items():
-        template = None if like is None else like.entries[name].value
-        if template is None:
-            continue
-        dtype = np.dtype(np.float64 if template.dtype == np.float64 else np.float32)
-        parts = [*entry.slots.values(), *([] if entry.value is None else [entry.value])]
-        if any(a.dtype == np.float64 for a in parts) and dtype == np.float32:
-            cut.append(name)
-        entry.slots = {slot: a.astype(dtype, copy=False) for slot, a in entry.slots.items()}
-        entry.value = None if entry.value is None else entry.value.astype(dtype, copy=False)
-    if kind == "bitsandbytes":
-        cut = [name for name, entry in entries.items() if entry.slots]
-    if cut:
-        to = "8 bits" if kind == "bitsandbytes" else "float32"
-        told.losses.append(Loss("precision", f"{', '.join(cut[:5])} would be rounded to {to}"))
-        rows = [row._replace(exact="no") if row.target in cut else row for row in told.rows]
-        told.rows[:] = rows

@@ -10,7 +10,8 @@ from rmsprop.convert.checkpoint import Checkpoint
 from rmsprop.convert.losses import Loss
 from rmsprop.convert.names import Names
 from rmsprop.convert.reading import plainly, read
-from rmsprop.convert.translate import Translation, translate
+from rmsprop.convert.translate import translate
+from rmsprop.convert.translation import Translation
 from rmsprop.rule import Rule, near
 
 
