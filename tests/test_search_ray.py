@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def cluster() -> Iterator[Any]:
     """A head and two nodes of one CPU each, to which this process is not connected."""
     from ray.cluster_utils import Cluster as Nodes
 
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
         nodes = Nodes()
@@ -55,6 +57,11 @@ def cluster() -> Iterator[Any]:
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+    for (
+        which,
+        handler,
+    ) in handlers.items():  # Ray's own would stay, and end this process at the next
+        signal.signal(which, handler)
 
 
 @pytest.fixture
