@@ -115,7 +115,7 @@ def inspect(
     from_: From = None,
     json_: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Say what a checkpoint holds, without unpickling: rule, step, parameters and their state.
+    """Say what a checkpoint holds, running none of it: rule, step, parameters and their state.
 
     Reads PyTorch's .pt, stable-baselines3's .zip, .safetensors, .keras, .weights.h5, TensorFlow 1
     checkpoints (by their prefix), .msgpack, and folders of Orbax and of `rmsprop train`.

@@ -6,7 +6,7 @@
 
 `read` brings every file to one form, a `Checkpoint`; `translate` says what another framework makes of it,
 tensor by tensor, and what is lost; `write` does it, and writes nothing where something is lost that
-was not accepted.  Nothing is unpickled.
+was not accepted.  No pickle runs code: PyTorch's files go through its weights-only loader.
 """
 
 from rmsprop.convert.checkpoint import Checkpoint, Entry

@@ -24,7 +24,7 @@ OF = {
 
 
 def inspect(path: str | Path, dialect: str | None = None, **fields: Any) -> dict[str, Any]:
-    """What is in a file, ready for JSON; nothing is unpickled.
+    """What is in a file, ready for JSON; no pickle in it can run code.
 
     Parameters
     ----------
